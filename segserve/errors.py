@@ -1,0 +1,195 @@
+"""The tree of errors. They divide by who can fix it; the class carries exit code and HTTP status.
+
+SegserveError
+├── UsageError             2   the caller's arguments or images
+│   ├── InvalidRef, UnknownEntryPoint, InvalidParameters, UnreadableImage, NotFound, TooLarge
+├── ExecutorError          3   the executor's repository
+│   ├── RevisionNotFound, InvalidProject, EnvironmentBuildFailed
+├── RunError               4   the executor, while it ran
+│   ├── ExecutorFailed, RunTimedOut, RunCancelled
+├── OutputError            5   what the executor left
+│   ├── OutputMissing, OutputInvalid
+├── BackendError           6   the machine, the network, the remote
+│   ├── RepositoryUnreachable, NoSlot, DiskFull, AccessDenied, QuotaExceeded
+└── Verdict                7   the tool worked, the answer is no
+
+Anything else that escapes is a defect of ours (exit code 1); an interrupt is 130.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+
+from segserve import redact
+from segserve.findings import Finding
+
+EXIT_DEFECT = 1
+EXIT_INTERRUPTED = 130
+
+
+class SegserveError(Exception):
+    """What happened (`message`), what to do next (`hint`), the deciding lines of a log (`quote`), where it lies (`log`).
+
+    All texts are redacted here, so that no caller can forget it.
+    """
+
+    exit_code = EXIT_DEFECT
+    http_status = 500
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        quote: str = "",
+        log: Path | None = None,
+        findings: Iterable[Finding] = (),
+    ) -> None:
+        self.message = redact.text(message)
+        self.hint = redact.text(hint)
+        self.quote = redact.text(quote)
+        self.log = log
+        self.findings = tuple(findings)
+        super().__init__(self.message)
+
+    @property
+    def code(self) -> str:
+        """The stable name of this kind of error, for JSON: `RevisionNotFound`."""
+        return type(self).__name__
+
+
+class UsageError(SegserveError):
+    """The caller can fix it."""
+
+    exit_code, http_status = 2, 400
+
+
+class InvalidRef(UsageError):
+    """The text does not name an executor."""
+
+
+class UnknownEntryPoint(UsageError):
+    """The project has no such entry point."""
+
+    http_status = 404
+
+
+class InvalidParameters(UsageError):
+    """A parameter is unknown, missing or of the wrong type."""
+
+
+class UnreadableImage(UsageError):
+    """Inputs that cannot be read as images; `findings` names each of them."""
+
+
+class NotFound(UsageError):
+    """A job, file or name that does not exist."""
+
+    http_status = 404
+
+
+class TooLarge(UsageError):
+    """An input over a limit."""
+
+    http_status = 413
+
+
+class ExecutorError(SegserveError):
+    """The author of the executor can fix it."""
+
+    exit_code, http_status = 3, 422
+
+
+class RevisionNotFound(ExecutorError):
+    """The repository has no such branch, tag or commit, or it is ambiguous."""
+
+
+class InvalidProject(ExecutorError):
+    """MLProject is missing, malformed or dangerous; `findings` has line and column."""
+
+
+class EnvironmentBuildFailed(ExecutorError):
+    """The environment cannot be built; `quote` has the deciding lines."""
+
+
+class RunError(SegserveError):
+    """The executor started and did not finish well."""
+
+    exit_code, http_status = 4, 502
+
+
+class ExecutorFailed(RunError):
+    """It exited with an error; the message names the cause where we know it."""
+
+
+class RunTimedOut(RunError):
+    """It ran past its time limit."""
+
+    http_status = 504
+
+
+class RunCancelled(RunError):
+    """Somebody stopped it."""
+
+    http_status = 409
+
+
+class OutputError(SegserveError):
+    """The executor finished, but what it left is no result."""
+
+    exit_code, http_status = 5, 502
+
+
+class OutputMissing(OutputError):
+    """No output.json, neither logged nor left in the working directory."""
+
+
+class OutputInvalid(OutputError):
+    """output.json is not what the format allows; `findings` says where."""
+
+
+class BackendError(SegserveError):
+    """The machine, the network or a remote service."""
+
+    exit_code, http_status = 6, 503
+
+
+class RepositoryUnreachable(BackendError):
+    """The remote does not answer or refuses us."""
+
+
+class NoSlot(BackendError):
+    """No GPU (or other resource) is free."""
+
+
+class DiskFull(BackendError):
+    """No space left."""
+
+
+class AccessDenied(BackendError):
+    """Not allowed."""
+
+    http_status = 403
+
+
+class QuotaExceeded(BackendError):
+    """Allowed, but too much."""
+
+    http_status = 429
+
+
+class Verdict(SegserveError):
+    """The tool worked and the answer is no: findings at or above the threshold."""
+
+    exit_code, http_status = 7, 200
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`Did you mean 'x'?`, or the list of what there is, or nothing. For hints."""
+    names = sorted(known)
+    close = get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"Did you mean '{close[0]}'?"
+    return f"There is: {', '.join(names)}." if names else ""

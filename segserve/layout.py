@@ -1,0 +1,172 @@
+"""Every path is named here once. Nobody else joins strings.
+
+$SEGSERVE_HOME/
+  segserve.db  mlflow.db  mlartifacts/  tracking.json
+  repos/<key>.git  envs/<key>/  cache/  tmp/
+  jobs/<id>/{job.json, project.json, inputs/, inputs.json, lock}
+  jobs/<id>/<attempt>/{attempt.json, checkout/, log, supervisor.json, heartbeat.json, outcome.json}
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptDir:
+    """One attempt at a job: all that its supervisor reads and writes."""
+
+    path: Path
+
+    @property
+    def plan(self) -> Path:
+        """What to launch (`model.LaunchPlan` as JSON), written by the pipeline before the start."""
+        return self.path / "attempt.json"
+
+    @property
+    def checkout(self) -> Path:
+        """The repository at the pinned commit; the only writable copy that the executor sees."""
+        return self.path / "checkout"
+
+    @property
+    def log(self) -> Path:
+        """stdout and stderr of MLflow and executor, redacted."""
+        return self.path / "log"
+
+    @property
+    def supervisor(self) -> Path:
+        """Identity of the supervisor process (pid, start time, boot id), written by itself at its start."""
+        return self.path / "supervisor.json"
+
+    @property
+    def heartbeat(self) -> Path:
+        """Rewritten every few seconds while the attempt lives."""
+        return self.path / "heartbeat.json"
+
+    @property
+    def outcome(self) -> Path:
+        """How it ended (`model.Outcome` as JSON); appears at once, never changes."""
+        return self.path / "outcome.json"
+
+
+@dataclass(frozen=True, slots=True)
+class JobDir:
+    """One job."""
+
+    path: Path
+
+    @property
+    def job(self) -> Path:
+        """`model.Job` as JSON; never changes."""
+        return self.path / "job.json"
+
+    @property
+    def inputs(self) -> Path:
+        """The staged PNGs, nothing else."""
+        return self.path / "inputs"
+
+    @property
+    def inputs_map(self) -> Path:
+        """inputs.json: staged name → source file, series, t, z, c, pixel size, hash."""
+        return self.path / "inputs.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held (flock) by the command that drives this job; free means that nobody does."""
+        return self.path / "lock"
+
+    @property
+    def result(self) -> Path:
+        """Where the collected result is assembled before it is published."""
+        return self.path / "result"
+
+    def attempt(self, number: int) -> AttemptDir:
+        """The directory of attempt `number` (1-based)."""
+        return AttemptDir(self.path / str(number))
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The state of one user (or one server) on this machine."""
+
+    path: Path
+
+    @property
+    def database(self) -> Path:
+        """The journal."""
+        return self.path / "segserve.db"
+
+    @property
+    def mlflow_database(self) -> Path:
+        """The store of the embedded tracking server."""
+        return self.path / "mlflow.db"
+
+    @property
+    def artifacts(self) -> Path:
+        """Artifacts of the embedded tracking server."""
+        return self.path / "mlartifacts"
+
+    @property
+    def tracking_server(self) -> Path:
+        """Address and identity of the running embedded tracking server."""
+        return self.path / "tracking.json"
+
+    @property
+    def repositories(self) -> Path:
+        """Bare mirrors."""
+        return self.path / "repos"
+
+    @property
+    def environments(self) -> Path:
+        """Built environments by content key."""
+        return self.path / "envs"
+
+    @property
+    def jobs(self) -> Path:
+        """Job directories."""
+        return self.path / "jobs"
+
+    @property
+    def cache(self) -> Path:
+        """`CACHE_FOLDER` of executors: downloaded weights."""
+        return self.path / "cache"
+
+    @property
+    def temporary(self) -> Path:
+        """Scratch on the same file system as everything else, so that `os.replace` works."""
+        return self.path / "tmp"
+
+    @property
+    def logs(self) -> Path:
+        """Logs of defects and of the tracking server."""
+        return self.path / "logs"
+
+    def job(self, job_id: str) -> JobDir:
+        """The directory of a job."""
+        return JobDir(self.jobs / job_id)
+
+    def ensure(self) -> Home:
+        """Create the folders (mode 700) and return self."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (
+            self.repositories,
+            self.environments,
+            self.jobs,
+            self.cache,
+            self.temporary,
+            self.logs,
+            self.artifacts,
+        ):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        return self
+
+
+def home() -> Home:
+    """`$SEGSERVE_HOME`, else the platform's folder for application data."""
+    configured = os.environ.get("SEGSERVE_HOME")
+    path = Path(configured).expanduser() if configured else Path(platformdirs.user_data_dir("segserve"))
+    return Home(path.resolve())

@@ -1,0 +1,52 @@
+"""The only place that knows what a secret looks like. All that is logged, tagged or stored passes through here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+MASK = "***"
+
+_PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
+    # user:password@ in any URL; the user name of an ssh URL (git@) is no secret and stays.
+    (re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)[^\s/@:'\"]*:[^\s/@'\"]*@", re.I), rf"\g<scheme>{MASK}@"),
+    # https://TOKEN@host: a bare user part in http(s) is a token more often than a name.
+    (re.compile(r"(?P<scheme>\bhttps?://)[^\s/@:'\"]+@", re.I), rf"\g<scheme>{MASK}@"),
+    # Tokens with a well-known prefix (GitHub, GitLab, Slack, AWS, Hugging Face, PyPI).
+    (
+        re.compile(
+            r"\b(gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[abprs]-[\w-]{10,}"
+            r"|AKIA[0-9A-Z]{16}|hf_[A-Za-z0-9]{20,}|pypi-[\w-]{20,})"
+        ),
+        MASK,
+    ),
+    # Authorization: Bearer …, "token": "…", PASSWORD=…, --password … . Names only, so that prose survives.
+    (re.compile(r"(?P<head>\bauthorization:\s*(?:basic|bearer|token)\s+)\S+", re.I), rf"\g<head>{MASK}"),
+    (
+        re.compile(
+            r"(?P<head>\b[\w-]*(?:password|passwd|secret|api[_-]?key|access[_-]?key|token)[\"']?\s*[=:]\s*[\"']?)"
+            r"(?P<value>[^\s\"'&,;]+)",
+            re.I,
+        ),
+        rf"\g<head>{MASK}",
+    ),
+)
+
+SECRET_NAME = re.compile(r"(password|passwd|secret|token|api_?key|access_?key|credential|private_?key)", re.I)
+
+
+def text(value: str) -> str:
+    """`value` with everything that looks like a secret replaced by `***`."""
+    for pattern, replacement in _PATTERNS:
+        value = pattern.sub(replacement, value)
+    return value
+
+
+def url(value: str) -> str:
+    """A URL without user, password, query and fragment secrets; other text as it is."""
+    return text(value)
+
+
+def without_secrets(variables: Mapping[str, str]) -> dict[str, str]:
+    """The variables whose *name* does not speak of a secret, values redacted: fit to be recorded."""
+    return {name: text(value) for name, value in variables.items() if not SECRET_NAME.search(name)}
