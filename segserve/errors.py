@@ -10,7 +10,7 @@ SegserveError
 ├── OutputError            5   what the executor left
 │   ├── OutputMissing, OutputInvalid
 ├── BackendError           6   the machine, the network, the remote
-│   ├── RepositoryUnreachable, NoSlot, DiskFull, AccessDenied, QuotaExceeded
+│   ├── RepositoryUnreachable, TrackingUnreachable, NoSlot, DiskFull, AccessDenied, QuotaExceeded
 └── Verdict                7   the tool worked, the answer is no
 
 Anything else that escapes is a defect of ours (exit code 1); an interrupt is 130.
@@ -30,7 +30,7 @@ EXIT_INTERRUPTED = 130
 
 
 class SegserveError(Exception):
-    """What happened (`message`), what to do next (`hint`), the deciding lines of a log (`quote`), where it lies (`log`).
+    """What happened (`message`), what to do (`hint`), the deciding lines of a log (`quote`), where it lies (`log`).
 
     All texts are redacted here, so that no caller can forget it.
     """
@@ -158,6 +158,10 @@ class BackendError(SegserveError):
 
 class RepositoryUnreachable(BackendError):
     """The remote does not answer or refuses us."""
+
+
+class TrackingUnreachable(BackendError):
+    """The MLflow tracking server does not start, does not answer, or is none."""
 
 
 class NoSlot(BackendError):

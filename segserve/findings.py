@@ -1,4 +1,4 @@
-"""A finding: one thing that a check has to say about one place. Renderers turn a list of them into text, JSON, JUnit."""
+"""A finding: one thing that a check says about one place. Renderers turn a list of them into text, JSON, JUnit."""
 
 from __future__ import annotations
 

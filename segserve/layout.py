@@ -3,7 +3,7 @@
 $SEGSERVE_HOME/
   segserve.db  mlflow.db  mlartifacts/  tracking.json
   repos/<key>.git  envs/<key>/  cache/  tmp/
-  jobs/<id>/{job.json, project.json, inputs/, inputs.json, lock}
+  jobs/<id>/{job.json, facts.json, segserve.lock, inputs/, inputs.json, fetched/, result/, lock}
   jobs/<id>/<attempt>/{attempt.json, checkout/, log, supervisor.json, heartbeat.json, outcome.json}
 """
 
@@ -75,9 +75,24 @@ class JobDir:
         return self.path / "inputs.json"
 
     @property
+    def facts(self) -> Path:
+        """facts.json: what became known on the way (MLflow run, packages, warnings, seconds), for whoever collects."""
+        return self.path / "facts.json"
+
+    @property
+    def lockfile(self) -> Path:
+        """segserve.lock: what exactly ran."""
+        return self.path / "segserve.lock"
+
+    @property
     def lock(self) -> Path:
         """Held (flock) by the command that drives this job; free means that nobody does."""
         return self.path / "lock"
+
+    @property
+    def fetched(self) -> Path:
+        """Remote parameter values, downloaded."""
+        return self.path / "fetched"
 
     @property
     def result(self) -> Path:

@@ -98,8 +98,8 @@ class Job:
     created: str  # ISO 8601, UTC
     executor: str = ""  # short name for people and file names
     tags: Mapping[str, str] = field(default_factory=dict)  # dirty, requested revision …
-    inputs_digest: str = ""
-    output: str = ""  # result folder that was asked for
+    output: str = ""  # result folder that it will have
+    output_exact: bool = False  # it was asked for by name
     attached: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)  # overlays, open, … as collected later
 

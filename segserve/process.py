@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import selectors
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import psutil
 
@@ -18,6 +20,9 @@ from segserve import redact
 Argv = Sequence[str | os.PathLike[str]]
 Popen = subprocess.Popen
 PIPE, DEVNULL, STDOUT = subprocess.PIPE, subprocess.DEVNULL, subprocess.STDOUT
+
+_LINGER_SECONDS = 1.0  # how long the pipes of a command that has ended may stay open
+_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,23 +78,20 @@ def run(
         stdout=PIPE,
         stderr=STDOUT if on_line else PIPE,
     )
+    exchange = _Exchange(process, (stdin or "").encode(), on_line)
     try:
-        if on_line is None:
-            out, err = process.communicate(stdin.encode() if stdin is not None else None, timeout)
-        else:
-            out, err = _stream(process, on_line, timeout), b""
-    except subprocess.TimeoutExpired:
-        kill_group(process.pid)
-        out, err = process.communicate()
-        raise CommandTimedOut(_completed(words, process, out, err), f"no end within {timeout:g} s") from None
+        in_time = exchange.run(timeout)
     finally:
         if process.poll() is None:
             kill_group(process.pid)
-            process.wait()
+        process.wait()
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream is not None:
-                stream.close()
-    completed = _completed(words, process, out, err)
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+    completed = Completed(words, process.returncode, *exchange.texts())
+    if not in_time:
+        raise CommandTimedOut(completed, f"no end within {timeout:g} s")
     if check and completed.code != 0:
         raise CommandFailed(completed)
     return completed
@@ -124,37 +126,81 @@ def kill_group(pid: int, how: signal.Signals = signal.SIGKILL) -> None:
         os.killpg(pid, how)
 
 
-def _stream(process: Popen[bytes], on_line: Callable[[str], None], timeout: float | None) -> bytes:
-    # One thread would do for reading; the time limit is kept by a timer that kills, which ends the reading.
-    import threading
+class _Exchange:
+    """Feeds and reads one command until it has ended.
 
-    timed_out = threading.Event()
+    The end is the end of the command, not of its pipes: a daemon that it left behind may hold them for ever (ssh's
+    ControlPersist does: https://bugzilla.mindrot.org/show_bug.cgi?id=1988).
+    """
 
-    def expire() -> None:
-        timed_out.set()
-        kill_group(process.pid)
+    def __init__(self, process: Popen[bytes], text: bytes, on_line: Callable[[str], None] | None) -> None:
+        self._process = process
+        self._unsent = memoryview(text)
+        self._on_line = on_line
+        self._read = {id(stream): bytearray() for stream in (process.stdout, process.stderr) if stream}
+        self._line = b""
 
-    timer = threading.Timer(timeout, expire) if timeout else None
-    if timer:
-        timer.start()
-    lines = []
-    try:
-        for line in process.stdout or ():
-            lines.append(line)
-            on_line(line.decode("utf-8", "replace").rstrip("\r\n"))
-        process.wait()
-    finally:
-        if timer:
-            timer.cancel()
-    if timed_out.is_set():
-        raise subprocess.TimeoutExpired(process.args, timeout or 0)
-    return b"".join(lines)
+    def texts(self) -> tuple[str, str]:
+        """What came from stdout and stderr."""
+        streams = (self._process.stdout, self._process.stderr)
+        out, err = (bytes(self._read[id(stream)]) if stream else b"" for stream in streams)
+        return out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
+
+    def run(self, timeout: float | None) -> bool:
+        """Go on until the command has ended; false if it had to be killed because its time was over."""
+        deadline, in_time, ended = None if timeout is None else time.monotonic() + timeout, True, False
+        pidfd = os.pidfd_open(self._process.pid)
+        with selectors.DefaultSelector() as selector:
+            self._register(selector, pidfd)
+            try:
+                while selector.get_map():
+                    ready = selector.select(None if deadline is None else max(0.0, deadline - time.monotonic()))
+                    if deadline is not None and time.monotonic() >= deadline:
+                        if ended:
+                            break
+                        in_time, deadline = False, None
+                        kill_group(self._process.pid)
+                    for key, _ in ready:
+                        if key.fileobj == pidfd:
+                            selector.unregister(pidfd)
+                            ended, deadline = True, time.monotonic() + _LINGER_SECONDS
+                        else:
+                            self._serve(selector, cast("IO[bytes]", key.fileobj))
+            finally:
+                os.close(pidfd)
+        if self._line and self._on_line is not None:
+            self._on_line(_line(self._line))
+        return in_time
+
+    def _register(self, selector: selectors.BaseSelector, pidfd: int) -> None:
+        selector.register(pidfd, selectors.EVENT_READ)
+        for stream in (self._process.stdout, self._process.stderr):
+            if stream is not None:
+                selector.register(stream, selectors.EVENT_READ)
+        if self._process.stdin is not None:
+            os.set_blocking(self._process.stdin.fileno(), False)
+            selector.register(self._process.stdin, selectors.EVENT_WRITE)
+
+    def _serve(self, selector: selectors.BaseSelector, stream: IO[bytes]) -> None:
+        if stream is self._process.stdin:
+            with contextlib.suppress(BrokenPipeError):
+                self._unsent = self._unsent[os.write(stream.fileno(), self._unsent[:65536]) :]
+                if self._unsent:
+                    return
+            selector.unregister(stream)
+            stream.close()
+        elif data := os.read(stream.fileno(), 65536):
+            self._read[id(stream)] += data
+            if self._on_line is not None:
+                *lines, self._line = (self._line + data).split(b"\n")
+                for line in lines:
+                    self._on_line(_line(line))
+        else:
+            selector.unregister(stream)
 
 
-def _completed(words: tuple[str, ...], process: Popen[bytes], out: bytes | None, err: bytes | None) -> Completed:
-    return Completed(
-        words, process.returncode, (out or b"").decode("utf-8", "replace"), (err or b"").decode("utf-8", "replace")
-    )
+def _line(data: bytes) -> str:
+    return data.decode("utf-8", "replace").rstrip("\r")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +224,26 @@ class Identity:
         except psutil.NoSuchProcess:
             return False
 
+    def send(self, how: signal.Signals) -> bool:
+        """Send a signal to this very process; false if it has ended. No later process can be hit instead.
+
+        Raises:
+            PermissionError: it belongs to somebody else.
+        """
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return False
+        try:
+            if not self.alive:
+                return False
+            signal.pidfd_send_signal(descriptor, how)
+        except ProcessLookupError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
 
 def boot_id() -> str:
     """The kernel's id of this boot (the boot time where there is none)."""
@@ -189,3 +255,61 @@ def identity(pid: int | None = None) -> Identity:
     """The identity of a running process (default: this one)."""
     process = psutil.Process(pid)
     return Identity(process.pid, process.create_time(), boot_id())
+
+
+def descendants(pid: int | None = None) -> list[psutil.Process]:
+    """Everything living below a process (default: this one), whatever session or group it has moved to."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [process for process in psutil.Process(pid).children(recursive=True) if _lives(process)]
+    return []
+
+
+def marked(variable: str, value: str) -> list[psutil.Process]:
+    """Everything living whose environment had, when it started, `variable` with this value.
+
+    A value that ends in `.` is taken as the beginning of one. Processes of other users are not readable and left out.
+    """
+    entry = os.fsencode(f"{variable}={value}") + (b"" if value.endswith(".") else b"\0")
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit() or int(folder.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError, psutil.NoSuchProcess):
+            if b"\0" + entry in b"\0" + (folder / "environ").read_bytes():
+                found.append(psutil.Process(int(folder.name)))
+    return [process for process in found if _lives(process)]
+
+
+def end(
+    find: Callable[[], Iterable[psutil.Process]], *, grace: float = 3.0, patience: float = 15.0
+) -> list[psutil.Process]:
+    """End everything that `find` finds: SIGTERM, `grace` seconds, then SIGKILL until it finds nothing more.
+
+    Returns:
+        What still lives `patience` seconds after that (it hangs in the kernel or belongs to somebody else).
+    """
+    living = list(find())
+    _signal(living, signal.SIGTERM)
+    deadline = time.monotonic() + grace
+    while living and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+        living = list(find())
+    deadline = time.monotonic() + patience
+    while living and time.monotonic() < deadline:
+        _signal(living, signal.SIGKILL)
+        time.sleep(_POLL_SECONDS / 5)
+        living = list(find())
+    return living
+
+
+def _signal(processes: Iterable[psutil.Process], how: signal.Signals) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):  # psutil itself sees to it that no later process is hit
+            process.send_signal(how)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD))
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,87 @@
+"""`segserve doctor`: what this machine has and lacks, one check per function."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from segserve import devices, process, tracking
+from segserve.config import Settings
+from segserve.environments import pip
+from segserve.layout import Home
+
+_MIN_GIT = (2, 31)  # GIT_CONFIG_COUNT, https://git-scm.com/docs/git-config#ENVIRONMENT
+_LOW_DISK_GB = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One answer; `status` is ok, note or problem."""
+
+    name: str
+    status: str
+    message: str
+    hint: str = ""
+
+
+def examine(home: Home, settings: Settings) -> list[Check]:
+    """All checks, in the order in which a run would need them."""
+    del settings
+    checks: tuple[Callable[[Home], Check], ...] = (_git, _disk, _interpreters, _index, _gpus, _docker, _tracking)
+    return [check(home) for check in checks]
+
+
+def _git(_: Home) -> Check:
+    try:
+        text = process.run(["git", "--version"]).stdout.strip()
+    except FileNotFoundError:
+        return Check("git", "problem", "git is not installed.", "Install git 2.31 or newer.")
+    numbers = re.search(r"(\d+)\.(\d+)", text)
+    if numbers is None or (int(numbers[1]), int(numbers[2])) < _MIN_GIT:
+        return Check("git", "problem", f"{text} is too old.", "Install git 2.31 or newer.")
+    return Check("git", "ok", text)
+
+
+def _disk(home: Home) -> Check:
+    free = shutil.disk_usage(home.path).free / 1e9
+    message = f"{free:.0f} GB free in {home.path}"
+    if free < _LOW_DISK_GB:
+        return Check("disk", "problem", message, "`segserve env gc` frees space; SEGSERVE_HOME moves everything.")
+    return Check("disk", "ok", message)
+
+
+def _interpreters(_: Home) -> Check:
+    found = pip.interpreters()
+    versions = ", ".join(sorted({version for version, _ in found}, key=lambda v: [int(p) for p in v.split(".")]))
+    hint = "" if len(found) > 1 else "Others are downloaded by uv when an executor asks for them."
+    return Check("python", "ok" if found else "note", versions or "none found", hint)
+
+
+def _index(_: Home) -> Check:
+    settings = pip.settings()
+    names = sorted(name for name in settings if name.startswith("UV_"))
+    configured = f"configured here: {', '.join(names)}" if names else "the default index of PyPI"
+    return Check("packages", "ok", configured)
+
+
+def _gpus(_: Home) -> Check:
+    gpus = devices.gpus()
+    if not gpus:
+        return Check("gpu", "note", "no NVIDIA GPU is visible", "Executors run on the CPU.")
+    return Check("gpu", "ok", ", ".join(f"{gpu.index}: {gpu.name}" for gpu in gpus))
+
+
+def _docker(_: Home) -> Check:
+    if shutil.which("docker") is None:
+        return Check("docker", "note", "docker is not installed", "Only executors with docker_env need it.")
+    done = process.run(["docker", "version", "--format", "{{.Server.Version}}"], check=False, timeout=20)
+    if done.code != 0:
+        return Check("docker", "note", "no docker engine answers", "Only executors with docker_env need it.")
+    return Check("docker", "ok", f"engine {done.stdout.strip()}")
+
+
+def _tracking(home: Home) -> Check:
+    status = tracking.server_status(home)
+    return Check("mlflow", "ok", status or "the embedded server starts when it is needed")

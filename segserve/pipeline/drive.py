@@ -1,0 +1,307 @@
+"""The slow part of a job: environment and staging side by side, the launch, the wait.
+
+Whoever drives a job holds its lock file; the journal's rows are fenced besides. `settle` takes over from a dead driver.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import segserve
+from segserve import devices, environments, inputs, lock, redact, tracking
+from segserve.backends import local
+from segserve.errors import BackendError, RunCancelled, SegserveError
+from segserve.journal import new_job_id
+from segserve.model import Environment, Job, JobState, LaunchPlan, Outcome, StagedImage, to_json, write_atomically
+from segserve.pipeline.context import Context
+from segserve.pipeline.facts import Facts
+from segserve.pipeline.finish import finish, record_failure
+from segserve.pipeline.prepare import Prepared, Request, localise, prepare
+from segserve.pipeline.publish import Result, choose_folder
+from segserve.pipeline.settle import settle
+from segserve.store import locked
+
+_FOLLOW_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Started:
+    """A detached job that runs."""
+
+    job_id: str
+    run_url: str
+    folder: Path
+
+    def as_json(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        return {"job": self.job_id, "state": "running", "result": str(self.folder), "mlflow": self.run_url}
+
+
+def run(ctx: Context, request: Request) -> Result | Started:
+    """Drive one job to its end (attached) or until it runs (detached).
+
+    Raises:
+        SegserveError: see `segserve.errors`; once the job is in the journal, journal and MLflow run say so too.
+    """
+    settle(ctx)
+    return _Drive(ctx, request).go()
+
+
+class _Drive:
+    """One job on its way. Every step is a method, `go` and `_run` are the order."""
+
+    def __init__(self, ctx: Context, request: Request) -> None:
+        self.ctx, self.request = ctx, request
+        self.id = new_job_id()
+        self.folder = ctx.home.job(self.id)
+        self.attempt = self.folder.attempt(1)
+        self.fence = 0
+        self.facts = Facts()
+        self.stop = threading.Event()
+
+    def go(self) -> Result | Started:
+        self.attempt.path.mkdir(parents=True, mode=0o700)
+        with locked(self.folder.lock), ThreadPoolExecutor(2, thread_name_prefix="segserve") as pool:
+            handle = local.preload(self.attempt)
+            server = pool.submit(tracking.resolve, self.ctx.home, idle_minutes=self._settings.tracking.idle_minutes)
+            try:
+                prepared, job = self._accept()
+            except BaseException:
+                handle.abandon()
+                shutil.rmtree(self.folder.path, ignore_errors=True)
+                raise
+            try:
+                with self._recorded():
+                    return self._run(prepared, job, handle, server, pool)
+            finally:
+                self.stop.set()
+                handle.abandon()
+
+    @property
+    def _settings(self) -> Any:
+        return self.ctx.settings
+
+    def _accept(self) -> tuple[Prepared, Job]:
+        """Every cheap check, then the job is written down."""
+        began = time.monotonic()
+        request = self.request
+        prepared = prepare(self.ctx, request, self.attempt.checkout)
+        executor = replace(request.ref, subdir=prepared.resolution.pin.subdir).name
+        job = Job(
+            id=self.id,
+            pin=prepared.resolution.pin,
+            entry=prepared.entry.name,
+            parameters={name: redact.text(value) for name, value in prepared.parameters.items()},
+            images_parameter=prepared.entry.images_parameter if prepared.images else None,
+            environment=prepared.spec,
+            resources=request.resources,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            executor=executor,
+            tags=self._tags(prepared),
+            output=str(choose_folder(request.output, self._settings.run.results, executor)),
+            output_exact=request.output is not None,
+            attached=request.attached,
+            options={"overlays": request.overlays, "keep": request.keep or self._settings.run.keep},
+        )
+        write_atomically(self.folder.job, to_json(job))
+        self.ctx.journal.create(job)
+        self.fence = self.ctx.journal.claim(job.id)
+        self.ctx.journal.move(job.id, self.fence, JobState.PREPARING)
+        self.facts = self.facts.timed(checks=time.monotonic() - began)
+        return prepared, job
+
+    def _tags(self, prepared: Prepared) -> dict[str, str]:
+        resolution = prepared.resolution
+        tags = {"requested": str(self.request.ref), "branch": resolution.branch}
+        if resolution.dirty:
+            tags["dirty"] = "true"
+        return {name: value for name, value in tags.items() if value}
+
+    def _run(
+        self,
+        prepared: Prepared,
+        job: Job,
+        handle: local.Handle,
+        server: Future[tracking.TrackingServer],
+        pool: ThreadPoolExecutor,
+    ) -> Result | Started:
+        where = server.result()
+        with tracking.hold(self.ctx.home):
+            tracker = tracking.open_tracker(self.ctx.home, where.uri)
+            self._open_run(tracker, where, prepared, job)
+            staging = pool.submit(self._stage, prepared)
+            environment = self._build(prepared)
+            self._record_inputs(tracker, staging.result(), environment, prepared, job)
+            plan = self._plan(prepared, job, environment, where, tracker)
+            with self._lease(job) as lease:
+                self._launch(handle, plan, lease)
+            if not job.attached:
+                handle.release()
+                return Started(job.id, self.facts.run_url, Path(job.output))
+            return finish(self.ctx, job, self.fence, self._wait(handle))
+
+    def _open_run(
+        self, tracker: tracking.Tracker, where: tracking.TrackingServer, prepared: Prepared, job: Job
+    ) -> None:
+        """The MLflow run exists before anything slow can fail."""
+        experiment = tracker.experiment(self.request.experiment or self._settings.tracking.experiment)
+        handle = tracker.create_run(
+            experiment,
+            name=f"{job.executor}#{job.entry} {job.id}",
+            tags={
+                "mlflow.source.name": job.pin.repo,
+                "mlflow.source.git.commit": job.pin.sha,
+                "segserve.job": job.id,
+                "segserve.repository": job.pin.repo,
+                "segserve.commit": job.pin.sha,
+                "segserve.subdir": job.pin.subdir,
+                "segserve.entry_point": job.entry,
+                "segserve.environment": f"{job.environment.kind}:{job.environment.key}",
+                "segserve.version": segserve.__version__,
+                **{f"segserve.{name}": value for name, value in job.tags.items()},
+            },
+        )
+        defaults = {p.name: p.default for p in prepared.entry.parameters.values() if p.default is not None}
+        tracker.log_params(handle.run_id, {**defaults, **job.parameters})
+        self._learn(
+            tracking_uri=where.uri,
+            experiment_id=handle.experiment_id,
+            run_id=handle.run_id,
+            run_url=handle.url,
+            artifact_uri=handle.artifact_uri,
+            warnings=(*prepared.resolution.notes, *prepared.spec.warnings, *map(str, prepared.project.findings)),
+        )
+        self.ctx.journal.note(job.id, self.fence, run_id=handle.run_id, run_url=handle.url)
+
+    def _learn(self, **facts: Any) -> None:
+        self.facts = replace(self.facts, **facts)
+        self.facts.write(self.folder)
+
+    def _build(self, prepared: Prepared) -> Environment:
+        began = time.monotonic()
+        environment = environments.prepare(
+            self.ctx.home, prepared.project, prepared.spec, report=self.ctx.reporter.line, phase=self.ctx.reporter.phase
+        )
+        self._learn(
+            environment=asdict(environment), seconds={**self.facts.seconds, "environment": time.monotonic() - began}
+        )
+        return environment
+
+    def _stage(self, prepared: Prepared) -> tuple[StagedImage, ...]:
+        if prepared.images is None:
+            return ()
+
+        def progress(done: int, total: int) -> None:
+            if self.stop.is_set():
+                raise RunCancelled("Staging was interrupted.")
+            self.ctx.reporter.progress(done, total, "staging images")
+
+        return inputs.stage(prepared.images, self.folder.inputs, self.folder.inputs_map, progress=progress)
+
+    def _record_inputs(
+        self,
+        tracker: tracking.Tracker,
+        staged: tuple[StagedImage, ...],
+        environment: Environment,
+        prepared: Prepared,
+        job: Job,
+    ) -> None:
+        digest = inputs.digest(staged) if staged else ""
+        lock_text = lock.render(job, environment, prepared.project.file, segserve.__version__)
+        self.folder.lockfile.write_text(lock_text, encoding="utf-8")
+        self._learn(inputs_digest=digest)
+        tracker.set_tags(self.facts.run_id, {"segserve.inputs_digest": digest, "segserve.images": str(len(staged))})
+
+    def _plan(
+        self,
+        prepared: Prepared,
+        job: Job,
+        environment: Environment,
+        where: tracking.TrackingServer,
+        tracker: tracking.Tracker,
+    ) -> LaunchPlan:
+        localised = localise(prepared.entry, prepared.parameters, self.folder.fetched, tracker.download_uri)
+        self._learn(parameter_digests=dict(localised.digests))
+        values = dict(localised.values)
+        if job.images_parameter:
+            values[job.images_parameter] = str(self.folder.inputs)
+        cache = self.ctx.home.cache / "executors"
+        cache.mkdir(exist_ok=True)
+        return LaunchPlan(
+            job_id=job.id,
+            number=1,
+            fence=self.fence,
+            attached=job.attached,
+            project=str(prepared.project.folder),
+            entry=job.entry,
+            parameters=values,
+            tracking_uri=where.uri,
+            experiment_id=self.facts.experiment_id,
+            run_id=self.facts.run_id,
+            path=environment.path,
+            variables={"CACHE_FOLDER": str(cache), **environment.variables},
+            docker_args=None,
+            timeout_s=job.resources.timeout_s,
+        )
+
+    @contextmanager
+    def _lease(self, job: Job) -> Iterator[devices.Lease]:
+        """Whole GPUs; the wait for them is a state of its own, and says who holds them."""
+
+        def on_wait(text: str) -> None:
+            self.ctx.journal.move(job.id, self.fence, JobState.WAITING)
+            self.ctx.reporter.phase(f"Waiting for a GPU: {text}")
+
+        with devices.lease(self.request.gpus, job=job.id, wait=self.request.wait, on_wait=on_wait) as lease:
+            yield lease
+
+    def _launch(self, handle: local.Handle, plan: LaunchPlan, lease: devices.Lease) -> None:
+        plan = replace(plan, gpus=lease.uuids)
+        self.ctx.journal.new_attempt(plan.job_id, self.fence, attached=plan.attached, slot=",".join(lease.uuids))
+        self.ctx.journal.move(plan.job_id, self.fence, JobState.RUNNING)
+        where = f"on {', '.join(lease.names)}" if lease.uuids else "on the CPU"
+        self.ctx.reporter.phase(f"Running {plan.entry} {where}  (job {plan.job_id})")
+        handle.start(plan, lease)
+
+    def _wait(self, handle: local.Handle) -> Outcome:
+        follower = threading.Thread(target=self._follow, daemon=True)
+        follower.start()
+        try:
+            return handle.wait()
+        finally:
+            self.stop.set()
+            follower.join(timeout=2)
+
+    def _follow(self) -> None:
+        """Hand the lines of the attempt's log to the reporter as they come."""
+        for line in local.follow(self.attempt, until=self.stop.is_set, pause=_FOLLOW_SECONDS):
+            self.ctx.reporter.line(line)
+
+    @contextmanager
+    def _recorded(self) -> Iterator[None]:
+        """Whatever ends a job early is written down. `finish` has recorded its own failures already."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            local.cancel(self.attempt, wait=True)
+            self._record(RunCancelled("Interrupted."), JobState.CANCELLED)
+            raise
+        except SegserveError as failure:
+            self._record(failure, JobState.CANCELLED if isinstance(failure, RunCancelled) else JobState.FAILED)
+            raise
+        except BaseException as defect:
+            self._record(BackendError(f"A defect of segserve: {type(defect).__name__}: {defect}"), JobState.FAILED)
+            raise
+
+    def _record(self, failure: SegserveError, state: JobState) -> None:
+        if not self.ctx.journal.get(self.id).state.final:
+            record_failure(self.ctx, self.id, self.fence, failure, state)

@@ -1,0 +1,198 @@
+"""An attempt has ended: judge it, collect its output, make result folder, MLflow run and journal agree."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import segserve
+from segserve import collect, inputs, report, tracking
+from segserve.diagnosis import diagnose
+from segserve.errors import BackendError, ExecutorFailed, RunCancelled, RunTimedOut, SegserveError
+from segserve.layout import AttemptDir, JobDir
+from segserve.model import Ending, Job, JobState, Outcome
+from segserve.pipeline import facts as facts_file
+from segserve.pipeline.context import Context
+from segserve.pipeline.facts import Facts
+from segserve.pipeline.publish import Result, publish
+
+LOG_TAIL_BYTES = 256 * 1024
+_MLFLOW_STATUS = {JobState.SUCCEEDED: "FINISHED", JobState.FAILED: "FAILED", JobState.CANCELLED: "KILLED"}
+
+
+def finish(ctx: Context, job: Job, fence: int, outcome: Outcome) -> Result:
+    """Collect a finished attempt.
+
+    Raises:
+        RunError, OutputError: it did not end with a valid result; journal and MLflow run say so already.
+    """
+    folder = ctx.home.job(job.id)
+    ctx.journal.move(job.id, fence, JobState.COLLECTING)
+    try:
+        judge(outcome, folder.attempt(1))
+        result = _collect(ctx, job, folder, outcome)
+    except SegserveError as failure:
+        record_failure(ctx, job.id, fence, failure)
+        raise
+    ctx.journal.move(job.id, fence, JobState.SUCCEEDED, result=str(result.folder), warnings=result.warnings)
+    if not job.options.get("keep"):
+        _tidy(folder)
+    return result
+
+
+def judge(outcome: Outcome, attempt: AttemptDir) -> None:
+    """Turn a bad ending into the error that names its cause.
+
+    Raises:
+        ExecutorFailed, RunTimedOut, RunCancelled.
+    """
+    if outcome.ending is Ending.SUCCEEDED:
+        return
+    seconds = f"{max(0.0, outcome.ended - outcome.started):.0f} s"
+    if outcome.ending is Ending.TIMED_OUT:
+        raise RunTimedOut(
+            f"The executor ran past its time limit and was stopped after {seconds}.",
+            hint="Raise --timeout, or try fewer images with --first.",
+            log=attempt.log,
+        )
+    if outcome.ending in (Ending.CANCELLED, Ending.ORPHANED):
+        who = "It was cancelled" if outcome.ending is Ending.CANCELLED else "The command that ran it went away"
+        raise RunCancelled(f"{who}; the executor was stopped after {seconds}.", log=attempt.log)
+    found = diagnose(tail(attempt.log))
+    code = "" if outcome.exit_code is None else f" with exit code {outcome.exit_code}"
+    message = f"The executor failed{code}"
+    if outcome.ending is Ending.LOST:
+        message = "The supervisor of the executor was killed"
+    raise ExecutorFailed(
+        f"{message}: {found.cause}" if found else f"{message}." + (f" {outcome.message}" if outcome.message else ""),
+        hint=found.hint if found else "The end of the log says more.",
+        quote=found.quote if found else "\n".join(tail(attempt.log).splitlines()[-8:]),
+        log=attempt.log,
+    )
+
+
+def tail(log: Path, limit: int = LOG_TAIL_BYTES) -> str:
+    """The end of a log file; nothing when there is none."""
+    if not log.exists():
+        return ""
+    with log.open("rb") as stream:
+        stream.seek(max(0, log.stat().st_size - limit))
+        return stream.read().decode("utf-8", "replace")
+
+
+def record_failure(
+    ctx: Context, job_id: str, fence: int, failure: SegserveError, state: JobState = JobState.FAILED
+) -> None:
+    """Write down in MLflow and journal that a job has failed or was cancelled, and why."""
+    folder = ctx.home.job(job_id)
+    facts = facts_file.read(folder)
+    if facts.run_id:
+        try:
+            tracker = tracking.open_tracker(ctx.home, facts.tracking_uri)
+            tracker.set_tags(facts.run_id, {"segserve.error": failure.code, "segserve.message": failure.message})
+            _log_logs(tracker, facts, folder.attempt(1))
+            tracker.finish(facts.run_id, _MLFLOW_STATUS[state])
+        except BackendError as unreachable:
+            ctx.reporter.warn(f"The MLflow run could not be closed: {unreachable.message}")
+    ctx.journal.move(job_id, fence, state, error=failure)
+
+
+def _collect(ctx: Context, job: Job, folder: JobDir, outcome: Outcome) -> Result:
+    began = time.monotonic()
+    ctx.reporter.phase("Collecting the result")
+    facts = facts_file.read(folder).timed(executor=outcome.ended - outcome.started)
+    attempt = folder.attempt(1)
+    project = attempt.checkout / job.pin.subdir
+    artifacts = tracking.local_path(facts.artifact_uri)
+    images = inputs.read_map(folder.inputs_map) if job.images_parameter else ()
+    shutil.rmtree(folder.result, ignore_errors=True)
+    folder.result.mkdir()
+    if images:
+        output, note = collect.find_output(artifacts, project)
+        collected = collect.collect(output, images)
+        warnings = (*facts.warnings, *([note] if note else []))
+        document, findings, counts = collected.document, tuple(collected.findings), collected.counts
+        report.write(
+            folder.result,
+            collected,
+            images,
+            folder.inputs,
+            report_facts(job, replace(facts, warnings=warnings), outcome),
+            output=output,
+            overlays=job.options.get("overlays", 24),
+        )
+    else:
+        collect.copy_artifacts(artifacts, project, folder.result)
+        document, findings, counts, warnings = None, (), (), facts.warnings
+    shutil.copyfile(folder.lockfile, folder.result / "segserve.lock")
+    published = publish(folder.result, Path(job.output), exact=job.output_exact)
+    facts = replace(facts.timed(collect=time.monotonic() - began), warnings=warnings)
+    result = Result(
+        job_id=job.id,
+        pin=job.pin,
+        entry=job.entry,
+        images=tuple(images),
+        document=document,
+        findings=findings,
+        folder=published,
+        run_url=facts.run_url,
+        counts=counts,
+        seconds=facts.seconds,
+        warnings=warnings,
+    )
+    return _log_result(ctx, folder, facts, result, outcome)
+
+
+def report_facts(job: Job, facts: Facts, outcome: Outcome) -> Mapping[str, Any]:
+    """What the report says about how the result was made."""
+    return {
+        "executor": job.executor,
+        "repository": job.pin.repo,
+        "commit": job.pin.sha,
+        "subdir": job.pin.subdir,
+        "entry": job.entry,
+        "parameters": dict(job.parameters),
+        "environment": {"kind": job.environment.kind, "source": job.environment.source, "key": job.environment.key},
+        "job": job.id,
+        "created": job.created,
+        "mlflow": facts.run_url,
+        "inputs_digest": facts.inputs_digest,
+        "seconds": dict(facts.seconds),
+        "memory_bytes": outcome.max_rss_bytes,
+        "warnings": list(facts.warnings),
+        "segserve": segserve.__version__,
+    }
+
+
+def _log_result(ctx: Context, folder: JobDir, facts: Facts, result: Result, outcome: Outcome) -> Result:
+    """The MLflow run gets the same files. One that cannot be reached does not cost the result that is there."""
+    try:
+        tracker = tracking.open_tracker(ctx.home, facts.tracking_uri)
+        metrics = {f"seconds.{name}": value for name, value in facts.seconds.items()}
+        metrics |= {"images": float(len(result.images)), "objects": float(sum(result.counts))}
+        metrics |= {"memory.mb": outcome.max_rss_bytes / 1e6, "cpu.seconds": outcome.cpu_seconds}
+        tracker.log_metrics(facts.run_id, metrics)
+        tracker.set_tags(facts.run_id, {"segserve.result": str(result.folder), "segserve.state": "succeeded"})
+        tracker.log_folder(facts.run_id, folder.result, "")
+        _log_logs(tracker, facts, folder.attempt(1))
+        tracker.finish(facts.run_id, "FINISHED")
+    except BackendError as unreachable:
+        warning = f"The result is complete, but MLflow could not be told: {unreachable.message}"
+        ctx.reporter.warn(warning)
+        return replace(result, warnings=(*result.warnings, warning))
+    return result
+
+
+def _log_logs(tracker: tracking.Tracker, facts: Facts, attempt: AttemptDir) -> None:
+    if attempt.log.exists():
+        tracker.log_file(facts.run_id, attempt.log, "logs/executor.log")
+
+
+def _tidy(folder: JobDir) -> None:
+    """A finished job keeps its record, map and log; images and checkout can be had again."""
+    for path in (folder.inputs, folder.result, folder.fetched, folder.attempt(1).checkout):
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,115 @@
+"""Everything cheap, before anything slow: reference, project, parameters, images, environment key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from segserve import environments, fetch, inputs, project
+from segserve.environments.base import BuildOptions
+from segserve.errors import UsageError
+from segserve.inputs import InputPlan, Selection
+from segserve.model import EnvironmentSpec, Resources
+from segserve.pipeline.context import Context
+from segserve.project import EntryPoint, ParameterType, Project
+from segserve.refs import ExecutorRef
+from segserve.store import Resolution
+
+
+@dataclass(frozen=True)
+class Request:
+    """What somebody asks for, as plain values."""
+
+    ref: ExecutorRef
+    images: tuple[str, ...] = ()
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    selection: Selection = field(default_factory=Selection)
+    build: BuildOptions = field(default_factory=BuildOptions)
+    gpus: str = "auto"
+    wait: bool = True
+    resources: Resources = field(default_factory=Resources)
+    output: Path | None = None
+    overlays: int | None = 24  # None: all
+    experiment: str = ""
+    attached: bool = True
+    offline: bool = False
+    committed: bool = False
+    allow_unreachable: bool = False
+    submodules: bool = False
+    keep: bool = False
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request that has passed every check that needs no build."""
+
+    resolution: Resolution
+    project: Project
+    entry: EntryPoint
+    parameters: Mapping[str, str]
+    images: InputPlan | None
+    spec: EnvironmentSpec
+
+
+def prepare(ctx: Context, request: Request, checkout: Path) -> Prepared:
+    """Resolve the reference, check it out into `checkout`, check project, parameters and images.
+
+    Raises:
+        UsageError, ExecutorError, BackendError: whatever is wrong, before anything slow has begun.
+    """
+    if request.output is not None and request.output.exists():
+        raise UsageError(f"'{request.output}' exists already.", hint="Results never overwrite: choose another -o.")
+    ctx.reporter.phase(f"Resolving {request.ref}")
+    resolution = ctx.store.resolve(
+        request.ref,
+        offline=request.offline,
+        allow_unreachable=request.allow_unreachable,
+        committed=request.committed,
+        on_note=ctx.reporter.note,
+    )
+    ctx.store.checkout(resolution, checkout, submodules=request.submodules)
+    loaded = project.load(checkout / resolution.pin.subdir)
+    for finding in loaded.findings:
+        ctx.reporter.warn(str(finding))
+    entry = project.select(loaded, request.ref.entry)
+    parameters = project.check_parameters(entry, request.parameters, images=bool(request.images))
+    images = inputs.plan(request.images, request.selection) if request.images else None
+    spec = environments.detect(loaded, request.build)
+    for warning in spec.warnings:
+        ctx.reporter.warn(warning)
+    return Prepared(resolution, loaded, entry, parameters, images, spec)
+
+
+@dataclass(frozen=True)
+class Localised:
+    """Parameter values for the launch, SHA-256 of what was fetched, and local paths that a container has to see."""
+
+    values: Mapping[str, str]
+    digests: Mapping[str, str]
+    mounts: tuple[Path, ...]
+
+
+def localise(
+    entry: EntryPoint, parameters: Mapping[str, str], folder: Path, download: Callable[[str, Path], Path]
+) -> Localised:
+    """Make `path` and `uri` values usable on this machine; `download` gets `runs:/` and `models:/` URIs.
+
+    Raises:
+        InvalidParameters: something remote cannot be had.
+    """
+    values, digests, mounts = dict(parameters), dict[str, str](), list[Path]()
+    for name, value in parameters.items():
+        if entry.parameters[name].type not in (ParameterType.PATH, ParameterType.URI):
+            continue
+        if value.startswith("https://"):
+            fetched = fetch.https(value, folder / name)
+            values[name], digests[name] = str(fetched.path), fetched.sha256
+        elif fetch.is_remote(value):
+            local = download(value, folder / name)
+            values[name], digests[name] = str(local), fetch.digest_of(local)
+        if "://" not in values[name]:
+            path = Path(values[name].removeprefix("file:")).expanduser().resolve()
+            values[name] = str(path)
+            mounts.append(path)
+    return Localised(values, digests, tuple(mounts))

@@ -1,0 +1,99 @@
+"""From the executor's output to the result folder and the MLflow run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from segserve.errors import UsageError
+from segserve.findings import Finding
+from segserve.format import Document
+from segserve.model import StagedImage
+from segserve.refs import Pin
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished job. `document` is None for entry points that take no images (info, training).
+
+    `counts` has the number of objects per image, in input order.
+    """
+
+    job_id: str
+    pin: Pin
+    entry: str
+    images: tuple[StagedImage, ...]
+    document: Document | None
+    findings: tuple[Finding, ...]
+    folder: Path
+    run_url: str
+    counts: tuple[int, ...]
+    seconds: Mapping[str, float]
+    warnings: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        return {
+            "job": self.job_id,
+            "state": "succeeded",
+            "repository": self.pin.repo,
+            "commit": self.pin.sha,
+            "subdir": self.pin.subdir,
+            "entry": self.entry,
+            "result": str(self.folder),
+            "mlflow": self.run_url,
+            "images": [
+                {"file": image.source, "t": image.t, "z": image.z, "c": image.c, "objects": count}
+                for image, count in zip(self.images, self.counts, strict=True)
+            ],
+            "objects": sum(self.counts),
+            "findings": len(self.findings),
+            "warnings": list(self.warnings),
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+        }
+
+
+def choose_folder(requested: Path | None, results: str, executor: str) -> Path:
+    """The folder that a result will have: what was asked for, else `<results>/<date>-<executor>`."""
+    if requested is not None:
+        return requested.absolute()
+    return (Path(results) / f"{datetime.now().astimezone():%Y-%m-%d}-{executor}").absolute()
+
+
+def publish(assembled: Path, wanted: Path, *, exact: bool) -> Path:
+    """Copy a finished result to where people look for it. It appears at once and never replaces anything.
+
+    With `exact` a folder that has appeared meanwhile is an error, else `-2`, `-3` … is appended.
+
+    Raises:
+        UsageError: the place exists (`exact`) or cannot be written.
+    """
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    beside = wanted.parent / f".{wanted.name}.{os.getpid()}.partial"
+    try:
+        shutil.copytree(assembled, beside)
+        return _claim(beside, wanted, exact=exact)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _claim(beside: Path, wanted: Path, *, exact: bool) -> Path:
+    number, target = 1, wanted
+    while True:
+        try:
+            target.mkdir()  # whoever makes the folder owns the name; rename replaces an empty folder atomically
+        except FileExistsError:
+            if exact:
+                raise UsageError(
+                    f"'{wanted}' exists already.", hint="It is kept with the job: segserve show."
+                ) from None
+            number += 1
+            target = wanted.with_name(f"{wanted.name}-{number}")
+            continue
+        beside.rename(target)
+        return target
