@@ -85,7 +85,7 @@ class Bench:
         self.number += 1
         work = self.scratch / f"mlflow-{self.number}"
         work.mkdir()
-        python = next((self.scratch / "home" / "envs").glob("*/bin/python"))
+        python = next((self.scratch / "home" / "envs").glob("*/*/prefix/bin/python"))
         path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
         mlflow = [sys.executable, "-m", "mlflow", "run", str(self.repository), "--env-manager", "local"]
         words = [*mlflow, "-P", f"input_images={self.images(count)}"]

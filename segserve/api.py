@@ -20,8 +20,8 @@ from segserve import doctor, environments, inputs, layout, project, refs, tracki
 from segserve import format as polygons
 from segserve.backends import local
 from segserve.environments.base import BuildOptions
-from segserve.errors import NotFound, OutputInvalid
-from segserve.findings import Finding, Place
+from segserve.errors import NotFound
+from segserve.findings import Finding
 from segserve.inputs import Selection
 from segserve.journal import JobRecord
 from segserve.model import Resources
@@ -63,24 +63,41 @@ def info(ref: str, **options: Any) -> dict[str, Any]:
 
 
 def images(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
-    """Series, T, Z, C, names and pixel size of image files."""
-    return inputs.describe(paths)
+    """Every series of image files: sizes of T, Z, C, channel names, (x, y) pixel size in µm."""
+    return [
+        {
+            "file": source.given,
+            "kind": source.kind,
+            "series": number,
+            "name": series.name,
+            "t": series.sizes.get("T", 1),
+            "z": series.sizes.get("Z", 1),
+            "c": series.channels,
+            "channels": list(inputs.channel_list(series)),
+            "height": series.shape[0],
+            "width": series.shape[1],
+            "dtype": series.dtype,
+            "pixel_size_um": series.pixel_size_um,
+        }
+        for source in inputs.describe(paths)
+        for number, series in enumerate(source.series)
+    ]
 
 
 def validate(files: Sequence[Path]) -> list[Finding]:
-    """Every finding about output.json files, in order."""
-    found: list[Finding] = []
-    for file in files:
-        found += [replace(item, place=replace(item.place, path=str(file))) for item in _validate_one(file)]
-    return found
+    """Every finding about output.json files, in order; strict: what a run forgives is an error here."""
+    return [
+        replace(finding, place=replace(finding.place, path=str(file)))
+        for file in files
+        for finding in _findings(file.read_bytes())
+    ]
 
 
-def _validate_one(file: Path) -> Sequence[Finding]:
-    try:
-        document = polygons.decode(file.read_bytes())
-    except OutputInvalid as invalid:
-        return invalid.findings or (Finding("unreadable", polygons.ERROR, invalid.message, Place()),)
-    return polygons.check(document) if isinstance(document, polygons.Document) else ()
+def _findings(data: bytes) -> Sequence[Finding]:
+    document, findings = polygons.examine(data, strict=True)
+    if isinstance(document, polygons.Document):
+        return [*findings, *polygons.check(document, strict=True)]
+    return findings
 
 
 @contextmanager
@@ -149,7 +166,11 @@ class Session:
                 kind=kind,
                 python=python,
                 channels=chosen.environments.channels,
+                mirrors=chosen.environments.mirrors,
                 keep_defaults=chosen.environments.keep_defaults,
+                docker_volumes=chosen.environments.docker_volumes,
+                docker_variables=chosen.environments.docker_variables,
+                offline=offline,
             ),
             gpus=str(gpus),
             wait=not no_wait,
@@ -309,6 +330,7 @@ class Session:
                 ready.project,
                 ready.spec,
                 report=self.ctx.reporter.line,
+                options=request.build,
                 phase=self.ctx.reporter.phase,
             )
         return {

@@ -26,14 +26,13 @@ import psutil
 
 from segserve import process
 from segserve.errors import BackendError, NoSlot, UsageError
-
-COOKIE = "SEGSERVE_ATTEMPT"  # in the environment of all that an attempt starts: <job>.<number>.<fence>
+from segserve.model import COOKIE
 
 # All users have to find the same folder, so the choice depends on the machine alone. /run/lock is no place that
 # logging out (RemoveIPC) or a cleaner of old files empties.
 _SHARED_FOLDERS = (Path("/run/lock"), Path("/dev/shm"), Path("/tmp"))  # noqa: S108
 _FOLDER_NAME = "segserve-gpus"
-_RECORD_LIMIT = 4096
+_RECORD_LIMIT = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -427,7 +426,7 @@ def _read_record(descriptor: int) -> _Record:
         user, job, pid, since = (data[name] for name in ("user", "job", "pid", "since"))
         since = float(since) if 0 < float(since) < 2**33 else 0.0
         return _Record(_printable(str(user)), _printable(str(job)), int(pid), since)
-    except (ValueError, TypeError, KeyError, OverflowError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return _Record()
 
 

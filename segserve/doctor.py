@@ -7,9 +7,10 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from segserve import devices, process, tracking
+from segserve import devices, process, redact, tracking
 from segserve.config import Settings
-from segserve.environments import pip
+from segserve.environments import interpreters
+from segserve.environments.indexes import host_settings
 from segserve.layout import Home
 
 _MIN_GIT = (2, 31)  # GIT_CONFIG_COUNT, https://git-scm.com/docs/git-config#ENVIRONMENT
@@ -53,17 +54,16 @@ def _disk(home: Home) -> Check:
 
 
 def _interpreters(_: Home) -> Check:
-    found = pip.interpreters()
-    versions = ", ".join(sorted({version for version, _ in found}, key=lambda v: [int(p) for p in v.split(".")]))
-    hint = "" if len(found) > 1 else "Others are downloaded by uv when an executor asks for them."
-    return Check("python", "ok" if found else "note", versions or "none found", hint)
+    versions = [found.version for found in interpreters.installed()]
+    hint = "" if len(versions) > 1 else "Others are downloaded by uv when an executor asks for them."
+    return Check("python", "ok" if versions else "note", ", ".join(versions) or "none found", hint)
 
 
 def _index(_: Home) -> Check:
-    settings = pip.settings()
-    names = sorted(name for name in settings if name.startswith("UV_"))
-    configured = f"configured here: {', '.join(names)}" if names else "the default index of PyPI"
-    return Check("packages", "ok", configured)
+    indexes = host_settings().indexes
+    parts = [redact.url(indexes.index or "the default index of PyPI"), *map(redact.url, indexes.extra)]
+    parts += [f"wheels in {link}" for link in indexes.find_links]
+    return Check("packages", "ok", ", ".join(parts))
 
 
 def _gpus(_: Home) -> Check:
@@ -84,4 +84,6 @@ def _docker(_: Home) -> Check:
 
 def _tracking(home: Home) -> Check:
     status = tracking.server_status(home)
-    return Check("mlflow", "ok", status or "the embedded server starts when it is needed")
+    if status is None or not status.running:
+        return Check("mlflow", "ok", "the embedded tracking server starts when it is needed")
+    return Check("mlflow", "ok", f"the embedded tracking server (MLflow {status.mlflow}) runs at {status.uri}")

@@ -34,38 +34,42 @@ NETWORK_FILE_SYSTEMS = frozenset(
     | {"fuse.s3fs", "fuse.rclone"}
 )
 
-# One script per version; a database at version n has had the first n. Never change one that was released: append.
-MIGRATIONS: tuple[str, ...] = (
-    """
-    CREATE TABLE jobs (
-        id       TEXT PRIMARY KEY,
-        job      TEXT NOT NULL,               -- model.Job as JSON, never changes
-        state    TEXT NOT NULL,
-        fence    INTEGER NOT NULL DEFAULT 0,
-        created  REAL NOT NULL,               -- seconds since the epoch
-        updated  REAL NOT NULL,
-        error    TEXT,                        -- JSON object: code, message, hint, quote
-        run_id   TEXT NOT NULL DEFAULT '',    -- of the MLflow run
-        run_url  TEXT NOT NULL DEFAULT '',
-        result   TEXT NOT NULL DEFAULT '',    -- folder of the published result
-        warnings TEXT NOT NULL DEFAULT '[]'   -- JSON array of texts
-    );
-    CREATE INDEX jobs_by_age ON jobs (created);
-    CREATE INDEX jobs_by_state ON jobs (state, created);
-    CREATE TABLE attempts (
-        job_id   TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
-        number   INTEGER NOT NULL,
-        fence    INTEGER NOT NULL,            -- the job's when the attempt began
-        host     TEXT NOT NULL,
-        slot     TEXT NOT NULL DEFAULT '',
-        state    TEXT NOT NULL,
-        error    TEXT NOT NULL DEFAULT '',    -- code of the error that ended it
-        attached INTEGER NOT NULL,
-        started  REAL NOT NULL,
-        ended    REAL,
-        PRIMARY KEY (job_id, number)
-    ) WITHOUT ROWID;
-    """,
+# Statements per version; a journal at version n has had the first n. Never change one that was released: append.
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """
+        CREATE TABLE jobs (
+            id       TEXT PRIMARY KEY,
+            job      TEXT NOT NULL,               -- model.Job as JSON, never changes
+            state    TEXT NOT NULL,
+            fence    INTEGER NOT NULL DEFAULT 0,
+            created  REAL NOT NULL,               -- seconds since the epoch
+            updated  REAL NOT NULL,
+            error    TEXT,                        -- JSON object: code, message, hint, quote
+            run_id   TEXT NOT NULL DEFAULT '',    -- of the MLflow run
+            run_url  TEXT NOT NULL DEFAULT '',
+            result   TEXT NOT NULL DEFAULT '',    -- folder of the published result
+            warnings TEXT NOT NULL DEFAULT '[]'   -- JSON array of texts
+        )
+        """,
+        "CREATE INDEX jobs_by_age ON jobs (created)",
+        "CREATE INDEX jobs_by_state ON jobs (state, created)",
+        """
+        CREATE TABLE attempts (
+            job_id   TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+            number   INTEGER NOT NULL,
+            fence    INTEGER NOT NULL,            -- the job's when the attempt began
+            host     TEXT NOT NULL,
+            slot     TEXT NOT NULL DEFAULT '',
+            state    TEXT NOT NULL,
+            error    TEXT NOT NULL DEFAULT '',    -- code of the error that ended it
+            attached INTEGER NOT NULL,
+            started  REAL NOT NULL,
+            ended    REAL,
+            PRIMARY KEY (job_id, number)
+        ) WITHOUT ROWID
+        """,
+    ),
 )
 VERSION = len(MIGRATIONS)
 
@@ -353,9 +357,12 @@ class Journal:
             _apply(self._connection, MIGRATIONS[found:VERSION], max(found, VERSION))
 
 
-def refuse_network_file_system(path: Path) -> None:
+_MOUNTS = Path("/proc/self/mounts")
+
+
+def refuse_network_file_system(path: Path, mounts: Path = _MOUNTS) -> None:
     """Raise BackendError when `path` (which need not exist) lies on NFS, CIFS, Lustre, GPFS or the like."""
-    kind = file_system(path)
+    kind = file_system(path, mounts)
     if kind in NETWORK_FILE_SYSTEMS:
         raise BackendError(
             f"The journal {path} would lie on a network file system ({kind}), where sqlite loses data.",
@@ -363,7 +370,7 @@ def refuse_network_file_system(path: Path) -> None:
         )
 
 
-def file_system(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
+def file_system(path: Path, mounts: Path = _MOUNTS) -> str:
     """The type of file system (`ext4`, `nfs4` …) that holds a path, by the kernel's table; "" where there is none."""
     real = os.fspath(path.parent.resolve() / path.name)
     best, kind = "", ""
@@ -409,15 +416,11 @@ def _user_version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
-def _apply(connection: sqlite3.Connection, scripts: Iterable[str], version: int) -> None:
+def _apply(connection: sqlite3.Connection, versions: Iterable[Sequence[str]], version: int) -> None:
     # Not `executescript`: that commits first, and a half-migrated journal must not be seen.
-    for script in scripts:
-        statement = ""
-        for line in script.splitlines(keepends=True):
-            statement += line
-            if sqlite3.complete_statement(statement):
-                connection.execute(statement)
-                statement = ""
+    for statements in versions:
+        for statement in statements:
+            connection.execute(statement)
     connection.execute(f"PRAGMA user_version = {version:d}")
 
 

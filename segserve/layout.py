@@ -39,12 +39,17 @@ class AttemptDir:
 
     @property
     def supervisor(self) -> Path:
-        """Identity of the supervisor process (pid, start time, boot id), written by itself at its start."""
+        """Identity of the supervisor process (pid, start time, boot id)."""
         return self.path / "supervisor.json"
 
     @property
+    def storage(self) -> Path:
+        """Where MLflow puts what it downloads for this attempt."""
+        return self.path / "storage"
+
+    @property
     def heartbeat(self) -> Path:
-        """Rewritten every few seconds while the attempt lives."""
+        """Rewritten every few seconds while the attempt lives, with the processes that it consists of."""
         return self.path / "heartbeat.json"
 
     @property
@@ -105,6 +110,23 @@ class JobDir:
 
 
 @dataclass(frozen=True, slots=True)
+class EnvironmentDir:
+    """One environment: a folder per build (a dead one may still be written to), the good one named by `marker`."""
+
+    path: Path
+
+    @property
+    def marker(self) -> Path:
+        """environment.json: what was built and where; appears last, so that nothing unfinished looks built."""
+        return self.path / "environment.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held (flock) while somebody builds or removes it."""
+        return self.path.with_name(f"{self.path.name}.lock")
+
+
+@dataclass(frozen=True, slots=True)
 class Home:
     """The state of one user (or one server) on this machine."""
 
@@ -159,6 +181,14 @@ class Home:
     def logs(self) -> Path:
         """Logs of defects and of the tracking server."""
         return self.path / "logs"
+
+    def environment(self, key: str) -> EnvironmentDir:
+        """The directory of an environment."""
+        return EnvironmentDir(self.environments / key)
+
+    def environment_log(self, key: str) -> Path:
+        """Output of the last build of an environment, redacted; also of one that failed."""
+        return self.logs / f"env-{key}.log"
 
     def job(self, job_id: str) -> JobDir:
         """The directory of a job."""

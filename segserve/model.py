@@ -104,6 +104,11 @@ class Job:
     options: Mapping[str, Any] = field(default_factory=dict)  # overlays, open, … as collected later
 
 
+COOKIE = "SEGSERVE_ATTEMPT"  # in the environment of everything that an attempt starts, with the value `plan.cookie`
+CONTAINER_LABEL = "segserve.attempt"  # the same on its containers
+GO = b"go\n"  # what a supervisor that was started early waits for
+
+
 @dataclass(frozen=True, slots=True)
 class LaunchPlan:
     """All that a supervisor needs (attempt.json). Secrets are not in here: they come by its environment."""
@@ -123,6 +128,11 @@ class LaunchPlan:
     docker_args: Mapping[str, Any] | None = None  # None: no docker
     gpus: tuple[str, ...] = ()  # UUIDs
     timeout_s: float = 0.0
+
+    @property
+    def cookie(self) -> str:
+        """What marks the processes of this attempt: `<job>.<number>.<fence>`."""
+        return f"{self.job_id}.{self.number}.{self.fence}"
 
 
 class Ending(StrEnum):
@@ -187,6 +197,7 @@ class StagedImage:
     scale: float = 1.0
     offset: float = 0.0
     source_dtype: str = ""
+    orientation: int = 1  # EXIF orientation of the source; the staged image is upright
 
 
 def to_json(value: Any) -> str:

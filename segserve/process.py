@@ -8,7 +8,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -58,11 +58,13 @@ def run(
     timeout: float | None = None,
     check: bool = True,
     on_line: Callable[[str], None] | None = None,
+    leashed: bool = False,
 ) -> Completed:
     """Run a command to its end and return what it printed.
 
     `env` is the whole environment (None: ours). With `on_line`, stderr is merged into stdout and every line is handed
-    over as it comes. Whatever ends this call (time limit, exception, Ctrl-C) ends the command's whole process group.
+    over as it comes. Whatever ends this call (time limit, exception, Ctrl-C) ends the command's whole process group;
+    with `leashed`, so does the death of this process, `kill -9` included.
 
     Raises:
         CommandFailed: exit code other than 0 and `check`.
@@ -70,25 +72,28 @@ def run(
         FileNotFoundError: there is no such program.
     """
     words = tuple(os.fspath(word) for word in argv)
-    process = spawn(
-        words,
-        cwd=cwd,
-        env=env,
-        stdin=PIPE if stdin is not None else DEVNULL,
-        stdout=PIPE,
-        stderr=STDOUT if on_line else PIPE,
-    )
-    exchange = _Exchange(process, (stdin or "").encode(), on_line)
-    try:
-        in_time = exchange.run(timeout)
-    finally:
-        if process.poll() is None:
-            kill_group(process.pid)
-        process.wait()
-        for stream in (process.stdin, process.stdout, process.stderr):
-            if stream is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    stream.close()
+    with contextlib.ExitStack() as stack:
+        holder, pass_fds = stack.enter_context(_leash()) if leashed else ((), ())
+        process = spawn(
+            (*holder, *words),
+            cwd=cwd,
+            env=env,
+            stdin=PIPE if stdin is not None else DEVNULL,
+            stdout=PIPE,
+            stderr=STDOUT if on_line else PIPE,
+            pass_fds=pass_fds,
+        )
+        exchange = _Exchange(process, (stdin or "").encode(), on_line)
+        try:
+            in_time = exchange.run(timeout)
+        finally:
+            if process.poll() is None:
+                kill_group(process.pid)
+            process.wait()
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream is not None:
+                    with contextlib.suppress(BrokenPipeError):
+                        stream.close()
     completed = Completed(words, process.returncode, *exchange.texts())
     if not in_time:
         raise CommandTimedOut(completed, f"no end within {timeout:g} s")
@@ -118,6 +123,23 @@ def spawn(
         pass_fds=tuple(pass_fds),
         start_new_session=True,
     )
+
+
+@contextlib.contextmanager
+def _leash() -> Iterator[tuple[tuple[str, ...], tuple[int, ...]]]:
+    """Words to put before a command and descriptors to pass to it; its group dies when our end of a pipe closes.
+
+    The kernel closes it when we die, however that happens. PR_SET_PDEATHSIG would reach the command alone and leave
+    what it started (a compiler below a build).
+    """
+    reader, writer = os.pipe()
+    try:
+        # Not <&{reader}: dash knows descriptors of one digit only.
+        script = f'(read _ </dev/fd/{reader}; kill -KILL 0) >/dev/null 2>&1 & exec "$@"'
+        yield ("/bin/sh", "-c", script, "sh"), (reader,)
+    finally:
+        os.close(reader)
+        os.close(writer)
 
 
 def kill_group(pid: int, how: signal.Signals = signal.SIGKILL) -> None:
@@ -205,7 +227,10 @@ def _line(data: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A process that cannot be mistaken for a later one with the same number: pid, start time, boot id."""
+    """A process that cannot be mistaken for a later one with the same number: pid, start time, boot id.
+
+    `start_time` is in seconds since the boot: that of the wall clock moves with every correction of the clock.
+    """
 
     pid: int
     start_time: float
@@ -215,14 +240,10 @@ class Identity:
     def alive(self) -> bool:
         """Whether this very process still runs (a zombie does not)."""
         try:
-            process = psutil.Process(self.pid)
-            return (
-                self.boot_id == boot_id()
-                and abs(process.create_time() - self.start_time) < 0.1
-                and process.status() != psutil.STATUS_ZOMBIE
-            )
-        except psutil.NoSuchProcess:
+            lives, start_time = _stat(self.pid)
+        except ProcessLookupError:
             return False
+        return lives and self.boot_id == boot_id() and abs(start_time - self.start_time) < 0.001
 
     def send(self, how: signal.Signals) -> bool:
         """Send a signal to this very process; false if it has ended. No later process can be hit instead.
@@ -246,15 +267,30 @@ class Identity:
 
 
 def boot_id() -> str:
-    """The kernel's id of this boot (the boot time where there is none)."""
-    path = Path("/proc/sys/kernel/random/boot_id")
-    return path.read_text().strip() if path.exists() else str(int(psutil.boot_time()))
+    """The kernel's id of this boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def identity(pid: int | None = None) -> Identity:
-    """The identity of a running process (default: this one)."""
-    process = psutil.Process(pid)
-    return Identity(process.pid, process.create_time(), boot_id())
+    """The identity of a running process (default: this one).
+
+    Raises:
+        ProcessLookupError: there is no such process.
+    """
+    number = os.getpid() if pid is None else pid
+    return Identity(number, _stat(number)[1], boot_id())
+
+
+def _stat(pid: int) -> tuple[bool, float]:
+    """Whether a process lives, and its start in seconds since the boot."""
+    # proc(5): the name in parentheses may hold anything; behind it, state is field 1, threads 18, start time 20.
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        raise ProcessLookupError(f"no process {pid}") from None
+    # Only its first thread is a zombie while others still run (or still close files: a GPU lease is among them).
+    lives = fields[0] not in (b"Z", b"X") or int(fields[17]) > 1
+    return lives, int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def descendants(pid: int | None = None) -> list[psutil.Process]:
@@ -309,7 +345,19 @@ def _signal(processes: Iterable[psutil.Process], how: signal.Signals) -> None:
 
 
 def _lives(process: psutil.Process) -> bool:
-    try:
-        return bool(process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD))
-    except psutil.NoSuchProcess:
-        return False
+    with contextlib.suppress(ProcessLookupError):
+        return _stat(process.pid)[0]
+    return False
+
+
+def end_containers(label: str) -> int:
+    """Remove all docker containers with a label, running or not; return how many there were.
+
+    Raises:
+        CommandFailed: docker answers with an error or not at all.
+        FileNotFoundError: docker is not installed.
+    """
+    found = run(["docker", "ps", "-aq", "--filter", f"label={label}"], timeout=30).stdout.split()
+    if found:
+        run(["docker", "rm", "-f", *found], check=False, timeout=60)  # --rm may have been quicker
+    return len(found)

@@ -159,11 +159,12 @@ def canonical(repo: str) -> str:
 
     Not for fetching: some servers want the `.git`. A `file://` URL keeps it, it is another folder there.
     """
-    if match := _SCP.match(repo):
-        return f"{match['user'] or ''}{match['host'].lower()}:{_bare(match['path'])}"
-    if repo.startswith(("https:", "ssh:")):
-        parts = urlsplit(repo)
+    parts = urlsplit(repo)
+    if parts.scheme in _DEFAULT_PORTS:
         return urlunsplit((parts.scheme, _host(parts, with_user=True), _bare(parts.path), "", ""))
+    match = None if "://" in repo else _SCP.match(repo)
+    if match:
+        return f"{match['user'] or ''}{match['host'].lower()}:{_bare(match['path'])}"
     return repo.rstrip("/")
 
 
@@ -263,7 +264,7 @@ def _url(location: str, scheme: str) -> ExecutorRef:
         _refuse_revision_inside(parts.path)
         return ExecutorRef(f"ssh://{host}{parts.path.rstrip('/')}", RepoKind.SSH)
     path, rev = _split_tree(parts.path.rstrip("/"))
-    _refuse_revision_inside(f"{path}/" if rev else path)
+    _refuse_revision_inside(f"{path}/" if rev else parts.path)
     repo = urlunsplit(("https", host, path, "", ""))
     return ExecutorRef(repo, RepoKind.HTTPS, rev=rev, tree=rev is not None, credentials=_credentials(parts))
 

@@ -25,12 +25,19 @@ from segserve.model import Environment, Job, JobState, LaunchPlan, Outcome, Stag
 from segserve.pipeline.context import Context
 from segserve.pipeline.facts import Facts
 from segserve.pipeline.finish import finish, record_failure
-from segserve.pipeline.prepare import Prepared, Request, localise, prepare
+from segserve.pipeline.launch_plan import Launch
+from segserve.pipeline.prepare import Prepared, Request, prepare
 from segserve.pipeline.publish import Result, choose_folder
 from segserve.pipeline.settle import settle
 from segserve.store import locked
 
 _FOLLOW_SECONDS = 0.05
+
+
+def _environment() -> dict[str, str]:
+    """What supervisor and executor get: a clean environment, and what somebody's own tracking server asks for."""
+    external = tracking.external()
+    return {**local.clean_environment(), **(external.variables if external else {})}
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ class _Drive:
     def go(self) -> Result | Started:
         self.attempt.path.mkdir(parents=True, mode=0o700)
         with locked(self.folder.lock), ThreadPoolExecutor(2, thread_name_prefix="segserve") as pool:
-            handle = local.preload(self.attempt)
+            handle = local.preload(self.attempt, environ=_environment())
             server = pool.submit(tracking.resolve, self.ctx.home, idle_minutes=self._settings.tracking.idle_minutes)
             try:
                 prepared, job = self._accept()
@@ -141,9 +148,11 @@ class _Drive:
             staging = pool.submit(self._stage, prepared)
             environment = self._build(prepared)
             self._record_inputs(tracker, staging.result(), environment, prepared, job)
-            plan = self._plan(prepared, job, environment, where, tracker)
             with self._lease(job) as lease:
-                self._launch(handle, plan, lease)
+                cache = self.ctx.home.cache / "executors"
+                cache.mkdir(exist_ok=True)
+                launch = Launch(self.folder, self.fence, prepared, job, environment, self.facts, cache)
+                self._start(handle, launch.plan(tracker, lease), lease)
             if not job.attached:
                 handle.release()
                 return Started(job.id, self.facts.run_url, Path(job.output))
@@ -170,14 +179,14 @@ class _Drive:
                 **{f"segserve.{name}": value for name, value in job.tags.items()},
             },
         )
-        defaults = {p.name: p.default for p in prepared.entry.parameters.values() if p.default is not None}
-        tracker.log_params(handle.run_id, {**defaults, **job.parameters})
+        tracker.log_params(handle.run_id, job.parameters)
         self._learn(
             tracking_uri=where.uri,
             experiment_id=handle.experiment_id,
             run_id=handle.run_id,
             run_url=handle.url,
             artifact_uri=handle.artifact_uri,
+            defaults={p.name: p.default for p in prepared.entry.parameters.values() if p.default is not None},
             warnings=(*prepared.resolution.notes, *prepared.spec.warnings, *map(str, prepared.project.findings)),
         )
         self.ctx.journal.note(job.id, self.fence, run_id=handle.run_id, run_url=handle.url)
@@ -189,7 +198,12 @@ class _Drive:
     def _build(self, prepared: Prepared) -> Environment:
         began = time.monotonic()
         environment = environments.prepare(
-            self.ctx.home, prepared.project, prepared.spec, report=self.ctx.reporter.line, phase=self.ctx.reporter.phase
+            self.ctx.home,
+            prepared.project,
+            prepared.spec,
+            options=self.request.build,
+            report=self.ctx.reporter.line,
+            phase=self.ctx.reporter.phase,
         )
         self._learn(
             environment=asdict(environment), seconds={**self.facts.seconds, "environment": time.monotonic() - began}
@@ -221,51 +235,16 @@ class _Drive:
         self._learn(inputs_digest=digest)
         tracker.set_tags(self.facts.run_id, {"segserve.inputs_digest": digest, "segserve.images": str(len(staged))})
 
-    def _plan(
-        self,
-        prepared: Prepared,
-        job: Job,
-        environment: Environment,
-        where: tracking.TrackingServer,
-        tracker: tracking.Tracker,
-    ) -> LaunchPlan:
-        localised = localise(prepared.entry, prepared.parameters, self.folder.fetched, tracker.download_uri)
-        self._learn(parameter_digests=dict(localised.digests))
-        values = dict(localised.values)
-        if job.images_parameter:
-            values[job.images_parameter] = str(self.folder.inputs)
-        cache = self.ctx.home.cache / "executors"
-        cache.mkdir(exist_ok=True)
-        return LaunchPlan(
-            job_id=job.id,
-            number=1,
-            fence=self.fence,
-            attached=job.attached,
-            project=str(prepared.project.folder),
-            entry=job.entry,
-            parameters=values,
-            tracking_uri=where.uri,
-            experiment_id=self.facts.experiment_id,
-            run_id=self.facts.run_id,
-            path=environment.path,
-            variables={"CACHE_FOLDER": str(cache), **environment.variables},
-            docker_args=None,
-            timeout_s=job.resources.timeout_s,
-        )
-
-    @contextmanager
-    def _lease(self, job: Job) -> Iterator[devices.Lease]:
+    def _lease(self, job: Job) -> devices.Lease:
         """Whole GPUs; the wait for them is a state of its own, and says who holds them."""
 
         def on_wait(text: str) -> None:
             self.ctx.journal.move(job.id, self.fence, JobState.WAITING)
             self.ctx.reporter.phase(f"Waiting for a GPU: {text}")
 
-        with devices.lease(self.request.gpus, job=job.id, wait=self.request.wait, on_wait=on_wait) as lease:
-            yield lease
+        return devices.lease(self.request.gpus, job=job.id, wait=self.request.wait, on_wait=on_wait)
 
-    def _launch(self, handle: local.Handle, plan: LaunchPlan, lease: devices.Lease) -> None:
-        plan = replace(plan, gpus=lease.uuids)
+    def _start(self, handle: local.Handle, plan: LaunchPlan, lease: devices.Lease) -> None:
         self.ctx.journal.new_attempt(plan.job_id, self.fence, attached=plan.attached, slot=",".join(lease.uuids))
         self.ctx.journal.move(plan.job_id, self.fence, JobState.RUNNING)
         where = f"on {', '.join(lease.names)}" if lease.uuids else "on the CPU"

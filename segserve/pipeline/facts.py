@@ -20,6 +20,7 @@ class Facts:
     run_id: str = ""
     run_url: str = ""
     artifact_uri: str = ""
+    defaults: Mapping[str, str] = field(default_factory=dict)  # of the entry point's parameters
     environment: Mapping[str, Any] = field(default_factory=dict)
     inputs_digest: str = ""
     parameter_digests: Mapping[str, str] = field(default_factory=dict)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,7 +14,16 @@ from typing import Any
 import segserve
 from segserve import collect, inputs, report, tracking
 from segserve.diagnosis import diagnose
-from segserve.errors import BackendError, ExecutorFailed, RunCancelled, RunTimedOut, SegserveError
+from segserve.errors import (
+    BackendError,
+    ExecutorFailed,
+    NotFound,
+    OutputMissing,
+    RunCancelled,
+    RunTimedOut,
+    SegserveError,
+)
+from segserve.format import Document
 from segserve.layout import AttemptDir, JobDir
 from segserve.model import Ending, Job, JobState, Outcome
 from segserve.pipeline import facts as facts_file
@@ -107,7 +118,7 @@ def _collect(ctx: Context, job: Job, folder: JobDir, outcome: Outcome) -> Result
     facts = facts_file.read(folder).timed(executor=outcome.ended - outcome.started)
     attempt = folder.attempt(1)
     project = attempt.checkout / job.pin.subdir
-    artifacts = tracking.local_path(facts.artifact_uri)
+    artifacts = _artifacts(ctx, folder, facts)
     images = inputs.read_map(folder.inputs_map) if job.images_parameter else ()
     shutil.rmtree(folder.result, ignore_errors=True)
     folder.result.mkdir()
@@ -115,19 +126,19 @@ def _collect(ctx: Context, job: Job, folder: JobDir, outcome: Outcome) -> Result
         output, note = collect.find_output(artifacts, project)
         collected = collect.collect(output, images)
         warnings = (*facts.warnings, *([note] if note else []))
-        document, findings, counts = collected.document, tuple(collected.findings), collected.counts
-        report.write(
+        findings = collected.findings
+        document = collected.document if isinstance(collected.document, Document) else None
+        counts = report.write(
             folder.result,
             collected,
             images,
             folder.inputs,
             report_facts(job, replace(facts, warnings=warnings), outcome),
-            output=output,
             overlays=job.options.get("overlays", 24),
-        )
+        ).counts
     else:
-        collect.copy_artifacts(artifacts, project, folder.result)
-        document, findings, counts, warnings = None, (), (), facts.warnings
+        warnings = (*facts.warnings, *_copy_artifacts(artifacts, project, folder.result / "artifacts"))
+        document, findings, counts = None, (), ()
     shutil.copyfile(folder.lockfile, folder.result / "segserve.lock")
     published = publish(folder.result, Path(job.output), exact=job.output_exact)
     facts = replace(facts.timed(collect=time.monotonic() - began), warnings=warnings)
@@ -147,6 +158,37 @@ def _collect(ctx: Context, job: Job, folder: JobDir, outcome: Outcome) -> Result
     return _log_result(ctx, folder, facts, result, outcome)
 
 
+def _artifacts(ctx: Context, folder: JobDir, facts: Facts) -> Path | None:
+    """What the executor logged, on this disk: where it lies, or downloaded from somebody's tracking server."""
+    tracker = tracking.open_tracker(ctx.home, facts.tracking_uri)
+    local = tracker.local_artifacts(facts.run_id)
+    if local is not None:
+        return local
+    try:
+        return tracker.download(facts.run_id, "", folder.path / "artifacts")
+    except NotFound:  # nothing was logged
+        return None
+
+
+def _copy_artifacts(artifacts: Path | None, project: Path, target: Path) -> tuple[str, ...]:
+    """What an entry point without images logged, as it is, but for links; returns notes for people."""
+    target.mkdir()
+    if artifacts is not None and artifacts.is_dir():
+        shutil.copytree(artifacts, target, ignore=_links, dirs_exist_ok=True)
+    if (target / collect.NAME).exists():
+        return ()
+    try:
+        left, note = collect.find_output(None, project)
+    except OutputMissing:  # training logs models and metrics, not polygons
+        return ()
+    shutil.copyfile(left, target / collect.NAME)
+    return (note,)
+
+
+def _links(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if (Path(folder) / name).is_symlink()]
+
+
 def report_facts(job: Job, facts: Facts, outcome: Outcome) -> Mapping[str, Any]:
     """What the report says about how the result was made."""
     return {
@@ -155,17 +197,31 @@ def report_facts(job: Job, facts: Facts, outcome: Outcome) -> Mapping[str, Any]:
         "commit": job.pin.sha,
         "subdir": job.pin.subdir,
         "entry": job.entry,
+        "command": command(job),
         "parameters": dict(job.parameters),
         "environment": {"kind": job.environment.kind, "source": job.environment.source, "key": job.environment.key},
+        "machine": {
+            "host": socket.gethostname(),
+            "memory": f"{outcome.max_rss_bytes / 1e6:.0f} MB",
+            "cpu": f"{outcome.cpu_seconds:.1f} s",
+        },
         "job": job.id,
         "created": job.created,
-        "mlflow": facts.run_url,
+        "mlflow_url": facts.run_url,
         "inputs_digest": facts.inputs_digest,
         "seconds": dict(facts.seconds),
-        "memory_bytes": outcome.max_rss_bytes,
         "warnings": list(facts.warnings),
-        "segserve": segserve.__version__,
+        "version": segserve.__version__,
     }
+
+
+def command(job: Job) -> str:
+    """What to type to run the same commit again."""
+    fragment = f"{job.pin.subdir}:{job.entry}" if job.pin.subdir else job.entry
+    words = ["segserve", "run", f"{job.pin.repo}@{job.pin.sha}#{fragment}"]
+    words += ["IMAGES"] if job.images_parameter else []
+    words += [word for name, value in job.parameters.items() for word in ("-P", f"{name}={value}")]
+    return shlex.join(words)
 
 
 def _log_result(ctx: Context, folder: JobDir, facts: Facts, result: Result, outcome: Outcome) -> Result:
@@ -176,6 +232,8 @@ def _log_result(ctx: Context, folder: JobDir, facts: Facts, result: Result, outc
         metrics |= {"images": float(len(result.images)), "objects": float(sum(result.counts))}
         metrics |= {"memory.mb": outcome.max_rss_bytes / 1e6, "cpu.seconds": outcome.cpu_seconds}
         tracker.log_metrics(facts.run_id, metrics)
+        # Not before the launch: an executor that logs a parameter itself, in its own spelling, would be refused.
+        tracker.log_params(facts.run_id, {**facts.defaults, **facts.parameter_digests})
         tracker.set_tags(facts.run_id, {"segserve.result": str(result.folder), "segserve.state": "succeeded"})
         tracker.log_folder(facts.run_id, folder.result, "")
         _log_logs(tracker, facts, folder.attempt(1))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from segserve import environments, fetch, inputs, project
+from segserve import environments, fetch, inputs, project, tracking
 from segserve.environments.base import BuildOptions
 from segserve.errors import UsageError
 from segserve.inputs import InputPlan, Selection
@@ -60,6 +60,7 @@ def prepare(ctx: Context, request: Request, checkout: Path) -> Prepared:
     """
     if request.output is not None and request.output.exists():
         raise UsageError(f"'{request.output}' exists already.", hint="Results never overwrite: choose another -o.")
+    tracking.external()  # refuses a tracking URI that no executor could log to
     ctx.reporter.phase(f"Resolving {request.ref}")
     resolution = ctx.store.resolve(
         request.ref,

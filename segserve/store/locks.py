@@ -1,4 +1,4 @@
-"""Mirrors and checkouts on disk, and the one kind of lock that everything uses."""
+"""The one kind of lock that everything uses."""
 
 from __future__ import annotations
 
@@ -14,32 +14,35 @@ from segserve.errors import NoSlot
 
 
 @contextmanager
-def locked(path: Path, *, blocking: bool = True, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold an exclusive lock on a file: released by the kernel when its holder dies, also by `kill -9`.
+def locked(
+    path: Path, *, blocking: bool = True, shared: bool = False, on_wait: Callable[[], None] | None = None
+) -> Iterator[None]:
+    """Hold a lock on a file: released by the kernel when its holder dies, also by `kill -9`.
 
-    `on_wait` is called once when somebody else holds it. The file is created and never removed (removing a lock file
-    lets two holders in).
+    It is exclusive, or `shared` by any number of readers. `on_wait` is called once when somebody else holds it. The
+    file is created and never removed (removing a lock file lets two holders in).
 
     Raises:
         NoSlot: it is held and `blocking` is false.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
-        if not _try_lock(descriptor):
+        if not _try_lock(descriptor, how):
             if not blocking:
                 raise NoSlot(f"{path.name} is in use by another segserve command.")
             if on_wait is not None:
                 on_wait()
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, how)
         yield
     finally:
         os.close(descriptor)
 
 
-def _try_lock(descriptor: int) -> bool:
+def _try_lock(descriptor: int, how: int) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             return False

@@ -1,0 +1,225 @@
+"""Reading what all versions of the format share: objects, and the header around them. Every mistake is reported."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from segserve.format.catalogue import Collector
+from segserve.format.document import COORDINATE_LIMIT, Builder
+from segserve.format.scanner import SHOWN, Scanner, Stop
+
+POLYGON = "Polygon"
+TEXTS = frozenset({"model", "model_version", "format_version", "type", "name", "git_url", "git_hash"})
+LARGEST = float.fromhex("0x1.fffffffffffffp+1023")
+EXTRA_LIMIT = 4096  # bytes of one further value of an info document that are kept
+
+_points = msgspec.json.Decoder(list[tuple[float, float]])
+_RING_CHARACTERS = re.compile(rb"[\[\]0-9eE+\-., \t\r\n]*+")
+
+
+@dataclass
+class Header:
+    """What stands around the objects: `keys` are all that occur, `texts` the values that are strings."""
+
+    texts: dict[str, str] = field(default_factory=dict)
+    keys: set[str] = field(default_factory=set)
+    others: dict[str, bytes] = field(default_factory=dict)  # raw values of further keys
+
+    def extra(self) -> dict[str, Any]:
+        """The further values, decoded; what is too long or broken is left out."""
+        decoded = {}
+        for key, raw in self.others.items():
+            if len(raw) <= EXTRA_LIMIT:
+                try:
+                    decoded[key] = json.loads(raw)
+                except ValueError:
+                    continue
+        return decoded
+
+
+class Reader:
+    """Reads headers and objects from a scanner into a builder."""
+
+    def __init__(self, data: bytes, collector: Collector) -> None:
+        self.collector = collector
+        self.scanner = Scanner(data, collector)
+        self.builder = Builder()
+
+    def header(self, path: str) -> Header:
+        """The object that stands here: texts are kept, `segmentation_data` and `segmentation` go to the builder."""
+        header = Header()
+        for key, member in self.scanner.members(path):
+            header.keys.add(key)
+            if key == "segmentation_data":
+                self._images(member)
+            elif key == "segmentation":
+                self._image(member)
+            elif key in TEXTS:
+                text = self._text(member)
+                if text is not None:
+                    header.texts[key] = text
+            else:
+                header.others[key] = self._raw(member)
+        return header
+
+    def _raw(self, path: str) -> bytes:
+        self.scanner.peek(path)
+        start = self.scanner.position
+        self.scanner.skip(path)
+        return self.scanner.data[start : min(self.scanner.position, start + EXTRA_LIMIT + 1)]
+
+    def _text(self, path: str) -> str | None:
+        if self.scanner.peek(path) == b'"':
+            return self.scanner.string(path)
+        self.scanner.wrong(path, "a string")
+        return None
+
+    def _images(self, path: str) -> None:
+        if self.scanner.peek(path) != b"[":
+            self.scanner.wrong(path, "an array with one array of objects per image")
+            return
+        for index in self.scanner.elements(path):
+            self._image(f"{path}[{index}]")
+
+    def _image(self, path: str) -> None:
+        rings: list[list[tuple[float, float]]] = []
+        labels: list[str] = []
+        scores: list[float] = []
+        if self.scanner.peek(path) != b"[":
+            self.scanner.wrong(path, "an array of objects")
+        else:
+            for index in self.scanner.elements(path):
+                label, ring, score = self._object(f"{path}[{index}]")
+                labels.append(label)
+                rings.append(ring)
+                scores.append(score)
+        self.builder.add_image(rings, labels, scores)
+
+    def _object(self, path: str) -> tuple[str, list[tuple[float, float]], float]:
+        label, ring, score = "", list[tuple[float, float]](), math.nan
+        if self.scanner.peek(path) != b"{":
+            self.scanner.wrong(path, "an object with label, contour_coordinates and type")
+            return label, ring, score
+        missing = {"label", "contour_coordinates", "type"}
+        for key, member in self.scanner.members(path):
+            missing.discard(key)
+            if key == "label":
+                label = self._text(member) or ""
+            elif key == "contour_coordinates":
+                ring = self._ring(member)
+            elif key == "type":
+                self._kind(member)
+            elif key == "score":
+                number = self.scanner.number(member, LARGEST)
+                score = math.nan if number is None else number
+            else:
+                self.collector.add("unknown-key", f"Objects have no '{key[:SHOWN]}'; it is ignored.", member)
+                self.scanner.skip(member)
+        for key in sorted(missing):
+            self.collector.add("missing-key", f"The object has no '{key}'.", path)
+        return label, ring, score
+
+    def _kind(self, path: str) -> None:
+        if self.scanner.peek(path) != b'"':
+            self.scanner.wrong(path, 'the string "Polygon"')
+            return
+        kind = self.scanner.string(path)
+        if kind != POLYGON:
+            self.collector.add("not-a-polygon", f"The type is '{kind[:SHOWN]}'; only 'Polygon' exists.", path)
+
+    def _ring(self, path: str) -> list[tuple[float, float]]:
+        if self.scanner.peek(path) != b"[":
+            self.scanner.wrong(path, "an array of points")
+            return []
+        ring = self._fast_ring()
+        return self._slow_ring(path) if ring is None else ring
+
+    def _fast_ring(self) -> list[tuple[float, float]] | None:
+        """The ring if nothing at all is wrong with it, else None and nothing is read."""
+        start = self.scanner.position
+        found = _RING_CHARACTERS.match(self.scanner.data, start)
+        text = found.group().rstrip(b", \t\r\n") if found else b""
+        try:
+            ring = _points.decode(text)
+        except msgspec.DecodeError:  # includes ValidationError
+            return None
+        if any(abs(x) > COORDINATE_LIMIT or abs(y) > COORDINATE_LIMIT for x, y in ring):
+            return None
+        self.scanner.position = start + len(text)
+        return ring
+
+    def _slow_ring(self, path: str) -> list[tuple[float, float]]:
+        ring: list[tuple[float, float]] = []
+        bare: list[float | None] = []
+        for index in self.scanner.elements(path):
+            place = f"{path}[{index}]"
+            if self.scanner.peek(place) == b"[":
+                point = self._point(place)
+                if point is not None:
+                    ring.append(point)
+            elif self.scanner.kind(place) == "a number":
+                bare.append(self.scanner.number(place, COORDINATE_LIMIT))
+            else:
+                self.scanner.wrong(place, "a point [x, y]")
+        return self._with_bare(ring, bare, path)
+
+    def _with_bare(
+        self, ring: list[tuple[float, float]], bare: Sequence[float | None], path: str
+    ) -> list[tuple[float, float]]:
+        """Numbers that stand where points should: two alone are one point (np.squeeze of a one-pixel contour)."""
+        if not bare:
+            return ring
+        if len(bare) == 2 and not ring and None not in bare:
+            x, y = (number for number in bare if number is not None)
+            self.collector.add("flat-point", "One point as [x, y]; read as [[x, y]].", path)
+            return [(x, y)]
+        fix = "Write [[x1, y1], [x2, y2], …]."
+        self.collector.add("bad-point", f"{len(bare)} numbers stand where points [x, y] should.", path, fix=fix)
+        return ring
+
+    def _point(self, path: str) -> tuple[float, float] | None:
+        numbers: list[float | None] = []
+        for index in self.scanner.elements(path):
+            place = f"{path}[{index}]"
+            if self.scanner.peek(place) == b"[":
+                self.collector.add("bad-point", "A point [x, y] must not hold a list: one level too many.", place)
+                self.scanner.skip(place)
+                numbers.append(None)
+            else:
+                numbers.append(self.scanner.number(place, COORDINATE_LIMIT))
+        if None in numbers:
+            return None
+        if len(numbers) != 2:
+            self.collector.add("bad-point", f"A point has x and y, not {len(numbers)} numbers.", path)
+            return None
+        x, y = (number for number in numbers if number is not None)
+        return x, y
+
+
+def readable(data: bytes, collector: Collector) -> bool:
+    """Report what makes a text unreadable as a whole: nothing in it, another encoding."""
+    if not data.strip(b" \t\r\n"):
+        collector.add("truncated", "The file is empty.", "$")
+        return False
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or data[:3] == b"\xef\xbb\xbf":
+        collector.add("encoding", "The file begins with a byte order mark; JSON is UTF-8 without one.", "$")
+        return False
+    if data.isascii():
+        return True
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        collector.add(
+            "encoding", f"Byte {error.start} is not UTF-8 ({data[error.start : error.start + 1].hex()}).", "$"
+        )
+    return True
+
+
+__all__ = ["Header", "Reader", "Stop", "readable"]

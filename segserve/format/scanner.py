@@ -1,0 +1,206 @@
+"""A JSON reader for diagnosis: it knows where it is, reports, and goes on. Linear in time, bounded in depth.
+
+The fast path reads good documents with msgspec. This one reads the others: it accepts nothing that JSON (RFC 8259)
+forbids, but where the next value can be found after a mistake it reports the mistake and continues.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+from segserve.format.catalogue import Collector
+
+MAX_DEPTH = 64  # format 0.2 needs six
+SHOWN = 40  # characters of a bad token that are quoted
+
+_SPACE = re.compile(rb"[ \t\n\r]*+")
+_STRING = re.compile(rb'"([^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+)"')
+_LOOSE_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?(?=[ \t\n\r,\]}]|\Z)")
+_TOKEN = re.compile(rb"[^\s,\[\]{}\":]++")
+_LITERALS = {b"true": "a boolean", b"false": "a boolean", b"null": "null"}
+_KINDS = {b"{": "an object", b"[": "an array", b'"': "a string"}
+
+
+class Stop(Exception):
+    """Nothing can be read behind this place; the finding is already there."""
+
+
+class Scanner:
+    """A position in a text and the means to read the value that stands there."""
+
+    def __init__(self, data: bytes, collector: Collector) -> None:
+        self.data = data
+        self.position = 0
+        self.collector = collector
+        self.depth = 0
+
+    def where(self, position: int | None = None) -> str:
+        """`line 3, column 14` of a position, for messages."""
+        position = self.position if position is None else position
+        line = self.data.count(b"\n", 0, position) + 1
+        column = position - (self.data.rfind(b"\n", 0, position) + 1) + 1
+        return f"line {line}, column {column}"
+
+    def stop(self, path: str, message: str) -> Stop:
+        """Report an error that ends the reading."""
+        if self.position >= len(self.data):
+            self.collector.add("truncated", f"The text ends at {self.where()} within this value.", path)
+        else:
+            self.collector.add("syntax", f"{message} at {self.where()}.", path)
+        return Stop()
+
+    def peek(self, path: str) -> bytes:
+        """The first character of the next value, as one byte."""
+        found = _SPACE.match(self.data, self.position)
+        self.position = found.end() if found else self.position
+        if self.position >= len(self.data):
+            raise self.stop(path, "A value is missing")
+        return self.data[self.position : self.position + 1]
+
+    def kind(self, path: str) -> str:
+        """What stands here: `an object`, `an array`, `a string`, `a number`, `a boolean`, `null` or `no JSON`."""
+        first = self.peek(path)
+        if first in _KINDS:
+            return _KINDS[first]
+        if _NUMBER.match(self.data, self.position):
+            return "a number"
+        token = _TOKEN.match(self.data, self.position)
+        return _LITERALS.get(token.group(), "no JSON") if token else "no JSON"
+
+    def members(self, path: str) -> Iterator[tuple[str, str]]:
+        """(key, path) of each member of the object that stands here; the caller reads each value."""
+        seen: set[str] = set()
+        for _ in self._items(path, b"{", b"}"):
+            if self.peek(path) != b'"':
+                raise self.stop(path, "A key in double quotes is expected")
+            key = self.string(path)
+            member = f"{path}.{key}" if key.isidentifier() else f"{path}[{json.dumps(key)}]"
+            if key in seen:
+                self.collector.add("duplicate-key", f"The key '{key[:SHOWN]}' stands here a second time.", member)
+            seen.add(key)
+            if self.peek(member) != b":":
+                raise self.stop(member, "A colon is expected")
+            self.position += 1
+            yield key, member
+
+    def elements(self, path: str) -> Iterator[int]:
+        """The index of each element of the array that stands here; the caller reads each value."""
+        return self._items(path, b"[", b"]")
+
+    def _items(self, path: str, opening: bytes, closing: bytes) -> Iterator[int]:
+        if self.peek(path) != opening:
+            raise self.stop(path, f"{opening.decode()} is expected")
+        self.position += 1
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            self.collector.add("too-deep", f"More than {MAX_DEPTH} levels at {self.where()}.", path)
+            raise Stop
+        index = 0
+        while self.peek(path) != closing:
+            yield index
+            index += 1
+            separator = self.peek(path)
+            if separator == b",":
+                self.position += 1
+                if self.peek(path) == closing:
+                    self.collector.add("syntax", f"A comma without a value behind it at {self.where()}.", path)
+            elif separator != closing:
+                raise self.stop(path, "A comma or the end of the list is expected")
+        self.position += 1
+        self.depth -= 1
+
+    def string(self, path: str) -> str:
+        """The string that stands here. A broken one is reported and returned as far as it can be read."""
+        found = _STRING.match(self.data, self.position)
+        if found:
+            self.position = found.end()
+            return self._decoded(found.group(1), path)
+        loose = _LOOSE_STRING.match(self.data, self.position)
+        if loose is None:
+            self.position = len(self.data)
+            raise self.stop(path, "A string has no end")
+        self.collector.add(
+            "syntax", f"A string with a raw control character or an unknown escape at {self.where()}.", path
+        )
+        self.position = loose.end()
+        return ""
+
+    def _decoded(self, body: bytes, path: str) -> str:
+        text = body.decode("utf-8", errors="replace")  # the whole text was checked for UTF-8 before
+        if b"\\" not in body:
+            return text
+        value = str(json.loads(f'"{text}"'))
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            self.collector.add(
+                "encoding", "The string has half of a surrogate pair; no character is meant by it.", path
+            )
+        return value
+
+    def number(self, path: str, limit: float) -> float | None:
+        """The number that stands here; anything else is reported as `bad-number`, skipped, and None."""
+        kind = self.kind(path)
+        if kind != "a number":
+            self._no_number(path, kind)
+            return None
+        found = _NUMBER.match(self.data, self.position)
+        if found is None:  # `kind` has just matched it
+            return None
+        self.position = found.end()
+        value = float(found.group())  # an integer of any length becomes a float or infinity, never a huge int
+        if abs(value) > limit:
+            shown = found.group()[:SHOWN].decode()
+            bound = "a 64-bit float" if limit > 1e300 else f"±{limit:.0f}"
+            self.collector.add("bad-number", f"{shown} is outside the range of {bound}.", path)
+            return None
+        return value
+
+    def _no_number(self, path: str, kind: str) -> None:
+        if kind == "no JSON":
+            self.skip(path, rule="bad-number", expected="a finite number")
+            return
+        start = self.position
+        self.skip(path)
+        shown = self.data[start : min(self.position, start + SHOWN)].decode("utf-8", errors="replace")
+        self.collector.add("bad-number", f"A number is expected, not {kind} ({shown}).", path)
+
+    def wrong(self, path: str, expected: str) -> None:
+        """Report a value of the wrong type and skip it."""
+        kind = self.kind(path)
+        if kind != "no JSON":
+            self.collector.add("wrong-type", f"{expected[0].upper()}{expected[1:]} is expected, not {kind}.", path)
+        self.skip(path, expected=expected)
+
+    def skip(self, path: str, *, rule: str = "syntax", expected: str = "a value") -> None:
+        """Read over any value; what is wrong inside it is reported too."""
+        first = self.peek(path)
+        if first == b"{":
+            for _, member in self.members(path):
+                self.skip(member)
+        elif first == b"[":
+            for index in self.elements(path):
+                self.skip(f"{path}[{index}]")
+        elif first == b'"':
+            self.string(path)
+        else:
+            self._skip_token(path, rule, expected)
+
+    def _skip_token(self, path: str, rule: str, expected: str) -> None:
+        token = _TOKEN.match(self.data, self.position)
+        if token is None:
+            raise self.stop(path, f"{expected[0].upper()}{expected[1:]} is expected")
+        if token.group() not in _LITERALS and not _NUMBER.match(self.data, self.position):
+            shown = token.group()[:SHOWN].decode("utf-8", errors="replace")
+            self.collector.add(rule, f"JSON has no {shown} ({self.where()}); {expected} is expected.", path)
+        self.position = token.end()
+
+    def end(self) -> None:
+        """Nothing but blanks may follow."""
+        found = _SPACE.match(self.data, self.position)
+        self.position = found.end() if found else self.position
+        if self.position < len(self.data):
+            raise self.stop("$", "There is more text behind the end of the document")

@@ -1,0 +1,122 @@
+"""What the user typed → the files that it means, in order. Looks at names only, never into files."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from natsort import natsort_keygen, ns
+
+from segserve.errors import did_you_mean
+from segserve.findings import Finding
+from segserve.inputs.base import Unusable
+
+_ZARR_MARKERS = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
+_LITTER = frozenset({"Thumbs.db", "ehthumbs.db", "desktop.ini", "__MACOSX"})
+_natural = natsort_keygen()
+_natural_path = natsort_keygen(alg=ns.PATH)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """`files` are (absolute path, as the user named it) in the order of staging."""
+
+    files: tuple[tuple[str, str], ...]
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Search:
+    files: dict[str, str] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    twice: list[str] = field(default_factory=list)
+
+    def add(self, given: str) -> None:
+        absolute = os.path.abspath(given)  # noqa: PTH100 - Path.absolute keeps `..`; symlinks stay as they are
+        if absolute in self.files:
+            self.twice.append(given)
+        else:
+            self.files[absolute] = given
+
+
+def discover(paths: Iterable[str | os.PathLike[str]]) -> Found:
+    """Expand files, folders and glob patterns.
+
+    Arguments keep their order; inside a folder or a pattern the order is natural (`t2` before `t10`). A folder means
+    the files directly in it, hidden ones and the litter of file managers left out. What is named twice is read once.
+    """
+    search = _Search()
+    for path in paths:
+        given = os.fspath(path)
+        try:
+            for name in _expand(given, search.notes):
+                search.add(name)
+        except Unusable as problem:
+            search.findings.append(problem.finding(given))
+    if search.twice:
+        search.notes.append(f"named more than once, read once: {_some(search.twice)}")
+    return Found(tuple(search.files.items()), tuple(search.findings), tuple(search.notes))
+
+
+def is_zarr(path: str | os.PathLike[str]) -> bool:
+    """Is this folder a Zarr group or array?"""
+    return any(os.path.exists(os.path.join(path, marker)) for marker in _ZARR_MARKERS)  # noqa: PTH110, PTH118
+
+
+def _expand(given: str, notes: list[str]) -> Iterator[str]:
+    if not os.path.lexists(given):
+        yield from _pattern(given, notes)
+    elif os.path.isdir(given) and not is_zarr(given):  # noqa: PTH112
+        yield from _folder(given, notes)
+    else:
+        yield given
+
+
+def _pattern(given: str, notes: list[str]) -> Iterator[str]:
+    if not glob.has_magic(given):
+        parent = Path(given).parent
+        neighbours = [entry.name for entry in os.scandir(parent)] if parent.is_dir() else []
+        guess = did_you_mean(Path(given).name, neighbours)
+        raise Unusable("image-not-found", "does not exist", guess if guess.startswith("Did") else "")
+    found = glob.glob(os.path.expanduser(given), recursive=True)  # noqa: PTH111, PTH207
+    matches = sorted(found, key=lambda match: _order(match, _natural_path))
+    if not matches:
+        raise Unusable("image-not-found", "matches no file")
+    for match in matches:
+        if os.path.isdir(match) and not is_zarr(match):  # noqa: PTH112
+            yield from _folder(match, notes)
+        else:
+            yield match
+
+
+def _folder(given: str, notes: list[str]) -> Iterator[str]:
+    try:
+        with os.scandir(given) as entries:
+            listed = sorted(entries, key=lambda entry: _order(entry.name, _natural))
+    except OSError as error:
+        raise Unusable("image-unreadable", f"cannot be listed: {error.strerror}") from error
+    visible = [entry for entry in listed if not entry.name.startswith(".") and entry.name not in _LITTER]
+    folders = {entry.name for entry in visible if entry.is_dir() and not is_zarr(entry.path)}
+    names = [entry.path for entry in visible if entry.name not in folders]
+    if not names:
+        inside = os.path.join(given, "*", "")  # noqa: PTH118
+        hint = f"Its subfolders are not searched: give '{inside}'." if folders else ""
+        raise Unusable("image-empty-folder", "is a folder without images", hint)
+    if folders:
+        notes.append(f"subfolders of {given} are not read: {_some(sorted(folders))}")
+    yield from names
+
+
+def _order(name: str, natural: Callable[[str], object]) -> tuple[object, str]:
+    """Natural order of what stands before the suffix; names that differ in leading zeros alone keep one fixed order."""
+    return natural(name.rpartition(".")[0] or name), name
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

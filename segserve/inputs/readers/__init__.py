@@ -1,0 +1,1 @@
+"""One module per kind of file; each satisfies `base.Reader`. `kinds.READERS` lists them."""

@@ -1,0 +1,5 @@
+"""`python -m segserve.launch`."""
+
+from segserve.launch.supervisor import main
+
+main()

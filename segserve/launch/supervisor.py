@@ -1,0 +1,299 @@
+"""One attempt, from `go` to outcome.json. The steps are told in the package's docstring."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import resource
+import selectors
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+import psutil
+
+from segserve import devices, process, redact
+from segserve.launch import executor
+from segserve.launch.log import Log
+from segserve.layout import AttemptDir
+from segserve.model import (
+    CONTAINER_LABEL,
+    COOKIE,
+    GO,
+    Ending,
+    LaunchPlan,
+    Outcome,
+    plan_from_json,
+    to_json,
+    write_atomically,
+)
+
+HEARTBEAT_SECONDS = 2.0
+GRACE_SECONDS = 3.0  # between SIGTERM and SIGKILL
+THREAD_SECONDS = 10.0  # for mlflow to take note that its process is dead (its tracking server may be gone)
+OUTCOME_SECONDS = 30.0  # for a full disk to be emptied
+_MOST_LEASES = 64
+_PR_SET_CHILD_SUBREAPER = 36
+_WNOTHREAD = 0x20000000  # wait(2): only children of the calling thread
+_REASONS = {
+    Ending.CANCELLED: "It was cancelled.",
+    Ending.ORPHANED: "The command that it was attached to has gone.",
+}
+
+
+class _Stopped(Exception):
+    """The attempt is being ended: nothing new is started."""
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Entry point of the process."""
+    parser = argparse.ArgumentParser(prog="python -m segserve.launch", description=__doc__)
+    parser.add_argument("attempt", type=Path)
+    parser.add_argument("--control-fd", type=int, required=True)
+    arguments = parser.parse_args(argv)
+    code = Supervisor(AttemptDir(arguments.attempt), socket.socket(fileno=arguments.control_fd)).run()
+    # Not sys.exit: threads may still wait for a tracking server, and mlflow's exit handlers for more than that.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+class Supervisor:
+    """The process that owns one attempt."""
+
+    plan: LaunchPlan
+
+    def __init__(self, attempt: AttemptDir, control: socket.socket) -> None:
+        self._attempt = attempt
+        self._control = control
+        secrets = [value for name, value in os.environ.items() if redact.SECRET_NAME.search(name)]
+        self._log = Log(attempt.log, secrets=secrets)
+        self._wake_end, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._why: Ending | None = None  # why it is ended before it ends by itself
+        self._over = False  # the executor has ended by itself, it is too late to stop it
+        self._started = 0.0  # of the executor, seconds since the epoch
+        self._deadline = float("inf")  # monotonic
+        self._beaten = 0.0
+        self._most_memory = 0  # bytes, of any one process, as seen at heartbeats
+
+    def run(self) -> int:
+        """Everything; the exit code says only whether the supervisor itself did its work."""
+        control_number = self._control.fileno()
+        os.set_inheritable(control_number, False)
+        _become_subreaper()
+        self._log.attach()
+        executor.preload()
+        leases = self._await_go()
+        if leases is None:
+            self._log.close()
+            return 0
+        self._install_signals()
+        write_atomically(self._attempt.supervisor, to_json(process.identity()))
+        self.plan = plan_from_json(self._attempt.plan.read_text(encoding="utf-8"))
+        executor.enter(self.plan)
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        sys.addaudithook(self._audit)
+        with_executor = ThreadPoolExecutor(1, thread_name_prefix="executor")
+        future = with_executor.submit(executor.run, self.plan, self._attempt.storage)
+        future.add_done_callback(lambda _: self._wake_up())
+        self._watch(future)
+        self._end(future)
+        outcome = self._judge(future, before)
+        self._log.close()
+        self._publish(outcome)
+        devices.clear(leases)
+        return 0
+
+    def _await_go(self) -> list[int] | None:
+        message, leases, _, _ = socket.recv_fds(self._control, len(GO), _MOST_LEASES, socket.MSG_CMSG_CLOEXEC)
+        return leases if message == GO else None
+
+    def _install_signals(self) -> None:
+        # Handlers, not SIG_IGN: that would be inherited by the executor.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        self._stop(Ending.CANCELLED)
+
+    def _stop(self, why: Ending) -> None:
+        if self._why is None and not self._over:
+            self._why = why
+        self._wake_up()
+
+    def _wake_up(self) -> None:
+        with suppress(BlockingIOError):  # full: it will wake up
+            os.write(self._wake, b"!")
+
+    def _audit(self, event: str, values: tuple[Any, ...]) -> None:
+        # mlflow has no hook for the moment at which it starts the executor, Python has:
+        # https://docs.python.org/3/library/audit_events.html
+        if event != "subprocess.Popen" or threading.current_thread() is threading.main_thread():
+            return
+        if self._why is not None:
+            raise _Stopped("the attempt is being ended")
+        if list(values[1][:2]) == ["bash", "-c"]:
+            self._started = time.time()
+            if self.plan.timeout_s > 0:
+                self._deadline = time.monotonic() + self.plan.timeout_s
+            self._wake_up()
+
+    def _watch(self, future: Future[None]) -> None:
+        """Return when the executor has ended, or `self._why` says why it has to."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._wake_end, selectors.EVENT_READ)
+            selector.register(self._control, selectors.EVENT_READ)
+            while not future.done() and self._why is None:
+                self._beat()
+                until = min(self._deadline, self._beaten + HEARTBEAT_SECONDS)
+                for key, _ in selector.select(max(0.0, until - time.monotonic())):
+                    if key.fileobj is self._control:
+                        self._hear(selector)
+                    else:
+                        os.read(self._wake_end, 1024)
+                if time.monotonic() >= self._deadline and not future.done():
+                    self._stop(Ending.TIMED_OUT)
+        self._over = True
+
+    def _hear(self, selector: selectors.BaseSelector) -> None:
+        try:
+            gone = not self._control.recv(1024)
+        except ConnectionResetError:
+            gone = True
+        if gone:
+            selector.unregister(self._control)
+            if self.plan.attached:
+                self._stop(Ending.ORPHANED)
+
+    def _beat(self) -> None:
+        now = time.monotonic()
+        if now < self._beaten + HEARTBEAT_SECONDS:
+            return
+        self._beaten = now
+        self._reap()
+        pids = [one.pid for one in self._living()]
+        self._most_memory = max([self._most_memory, *map(_peak_memory, pids)])
+        living = [(pid, started) for pid in pids if (started := _start_time(pid)) is not None]
+        text = json.dumps({"time": time.time(), "boot_id": process.boot_id(), "processes": living})
+        scratch = self._attempt.heartbeat.with_suffix(".tmp")
+        with suppress(OSError):  # a full disk is no reason to die; no fsync: after a power cut it means nothing
+            scratch.write_text(text, encoding="utf-8")
+            scratch.replace(self._attempt.heartbeat)
+
+    def _living(self) -> list[psutil.Process]:
+        found = [*process.descendants(), *process.marked(COOKIE, self.plan.cookie)]
+        return list({one.pid: one for one in found}.values())
+
+    def _reap(self) -> None:
+        # Orphans are adopted by our main thread. Without WNOTHREAD this would take from mlflow's thread the exit code
+        # of the executor (and subprocess takes a missing one for 0).
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG | _WNOTHREAD)[0]:
+                pass
+
+    def _end(self, future: Future[None]) -> None:
+        """End everything that lives of the attempt: all of it if it was stopped, else what the executor left behind."""
+        if self._why is not None:
+            self._log.say(f"{self._reason()} Ending the executor.")
+        elif left := self._living():
+            self._log.say(f"The executor has ended, but {len(left)} of its processes have not: ending them.")
+        deadline = time.monotonic() + THREAD_SECONDS
+        while True:
+            refusing = process.end(self._living, grace=GRACE_SECONDS)
+            if refusing:
+                self._log.say(f"Processes that cannot be ended: {', '.join(str(one.pid) for one in refusing)}.")
+            if future.done() or time.monotonic() > deadline:
+                break
+            with suppress(TimeoutError):
+                future.exception(timeout=0.1)
+        self._end_containers()
+        self._reap()
+
+    def _end_containers(self) -> None:
+        if self.plan.docker_args is None:
+            return
+        label = f"{CONTAINER_LABEL}={self.plan.cookie}"
+        try:
+            process.end_containers(label)
+            if self._why is not None:  # the engine may still have been starting what the client had asked for
+                time.sleep(0.5)
+                process.end_containers(label)
+        except (process.CommandFailed, FileNotFoundError) as error:
+            self._log.say(f"The containers of this attempt cannot be ended: {error}")
+
+    def _reason(self) -> str:
+        if self._why is Ending.TIMED_OUT:
+            return f"It ran longer than {self.plan.timeout_s:g} s."
+        return _REASONS[self._why] if self._why else ""
+
+    def _judge(self, future: Future[None], before: resource.struct_rusage) -> Outcome:
+        error = future.exception() if future.done() else None
+        code = executor.exit_code(error) if future.done() else None
+        ending, message = self._why, self._reason()
+        if ending is None:
+            # 0 with an error: the executor ended well, but mlflow could not tell the tracking server. Ours will try.
+            ending = Ending.SUCCEEDED if code == 0 else Ending.FAILED
+            if error is not None:
+                message = executor.explain(error, code)
+                if code is None:
+                    traceback.print_exception(error)
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return Outcome(
+            fence=self.plan.fence,
+            ending=ending,
+            exit_code=code,
+            message=redact.text(message),
+            started=self._started,
+            ended=time.time(),
+            max_rss_bytes=self._memory(usage.ru_maxrss * 1024),
+            cpu_seconds=round(usage.ru_utime + usage.ru_stime - before.ru_utime - before.ru_stime, 3),
+        )
+
+    def _memory(self, reported: int) -> int:
+        # A child begins as a copy of us, and the kernel counts that as its own: it never reports less than we
+        # have. Then what the heartbeats have seen is nearer to the truth; 0 if the executor was too quick.
+        ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return reported if reported > ours else self._most_memory
+
+    def _publish(self, outcome: Outcome) -> None:
+        deadline = time.monotonic() + OUTCOME_SECONDS
+        while True:
+            try:
+                write_atomically(self._attempt.outcome, to_json(outcome))
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
+            else:
+                return
+
+
+def _become_subreaper() -> None:
+    # Daemons of the executor are reparented to us instead of init, so that walking down from us finds them (prctl(2)).
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def _start_time(pid: int) -> float | None:
+    with suppress(ProcessLookupError):
+        return process.identity(pid).start_time
+    return None
+
+
+def _peak_memory(pid: int) -> int:
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0

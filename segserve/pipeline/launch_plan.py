@@ -1,0 +1,86 @@
+"""What the supervisor is told: the project, its parameters with local paths, the environment, docker's arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from segserve import tracking
+from segserve.devices import Lease
+from segserve.environments import docker
+from segserve.layout import JobDir
+from segserve.model import Environment, Job, LaunchPlan
+from segserve.pipeline.facts import Facts
+from segserve.pipeline.prepare import Localised, Prepared, localise
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Everything that a plan is made of."""
+
+    folder: JobDir
+    fence: int
+    prepared: Prepared
+    job: Job
+    environment: Environment
+    facts: Facts
+    cache: Path
+
+    def plan(self, tracker: tracking.Tracker, lease: Lease) -> LaunchPlan:
+        """The plan of attempt 1; parameters that name something remote are fetched on the way.
+
+        Raises:
+            InvalidParameters: something remote cannot be had.
+        """
+        localised = localise(self.prepared.entry, self.prepared.parameters, self.folder.fetched, tracker.download_uri)
+        replace(self.facts, parameter_digests=dict(localised.digests)).write(self.folder)
+        values = dict(localised.values)
+        if self.job.images_parameter:
+            values[self.job.images_parameter] = str(self.folder.inputs)
+        server = tracker.server
+        plan = LaunchPlan(
+            job_id=self.job.id,
+            number=1,
+            fence=self.fence,
+            attached=self.job.attached,
+            project=str(self.prepared.project.folder),
+            entry=self.job.entry,
+            parameters=values,
+            tracking_uri=server.uri,
+            experiment_id=self.facts.experiment_id,
+            run_id=self.facts.run_id,
+            path=self.environment.path,
+            variables={
+                **(server.variables if server.embedded else {}),
+                "CACHE_FOLDER": str(self.cache),
+                **self.environment.variables,
+            },
+            gpus=lease.uuids,
+            timeout_s=self.job.resources.timeout_s,
+        )
+        return self._in_docker(plan, tracker, localised) if self.environment.spec.kind == docker.kind else plan
+
+    def _in_docker(self, plan: LaunchPlan, tracker: tracking.Tracker, localised: Localised) -> LaunchPlan:
+        attempt = self.folder.attempt(plan.number)
+        project = docker.write_project(
+            attempt.path / "project", self.environment, self.prepared.entry, label=plan.cookie
+        )
+        external = {} if tracker.server.embedded else tracker.server.variables
+        arguments: Mapping[str, Any] = docker.launch_arguments(
+            self.environment,
+            project=self.prepared.project.folder,
+            checkout=attempt.checkout,
+            inputs=self.folder.inputs if self.job.images_parameter else None,
+            artifacts=tracker.local_artifacts(plan.run_id),
+            cache=self.cache,
+            label=plan.cookie,
+            resources=self.job.resources,
+            path_mounts=localised.mounts,
+            gpus=plan.gpus,
+            variables=plan.variables,
+            secrets=tuple(external),
+            tracking_uri=plan.tracking_uri,
+        )
+        return replace(plan, project=str(project), docker_args=arguments)
