@@ -19,6 +19,7 @@ from segserve import config as settings
 from segserve import doctor, environments, inputs, layout, project, refs, tracking
 from segserve import format as polygons
 from segserve.backends import local
+from segserve.environments import docker
 from segserve.environments.base import BuildOptions
 from segserve.errors import NotFound
 from segserve.findings import Finding
@@ -214,7 +215,7 @@ class Session:
                 "built": environments.is_built(self.ctx.home, ready.spec),
                 "images": ready.images.count if ready.images else 0,
                 "gpu": devices.describe(request.gpus),
-                "warnings": [*resolution.notes, *ready.spec.warnings],
+                "warnings": [*ready.notes, *ready.spec.warnings],
             }
 
     def info(self, request: Request) -> dict[str, Any]:
@@ -227,7 +228,10 @@ class Session:
                 allow_unreachable=request.allow_unreachable,
                 committed=request.committed,
             )
-            self.ctx.store.checkout(resolution, folder / "checkout", submodules=request.submodules)
+            notes = list(resolution.notes)
+            self.ctx.store.checkout(
+                resolution, folder / "checkout", submodules=request.submodules, on_note=notes.append
+            )
             loaded = project.load(folder / "checkout" / resolution.pin.subdir)
             facts = {
                 "repository": resolution.pin.repo,
@@ -236,8 +240,7 @@ class Session:
                 "branch": resolution.branch,
                 "dirty": resolution.dirty,
             }
-            notes = [*resolution.notes, *(str(finding) for finding in loaded.findings)]
-            return {**project.describe(loaded), **facts, "notes": notes}
+            return {**project.describe(loaded), **facts, "notes": [*notes, *map(str, loaded.findings)]}
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -346,7 +349,12 @@ class Session:
 
     def collect_garbage(self, older_than_days: float) -> list[str]:
         """Remove environments that nobody uses; returns their keys."""
-        return environments.collect_garbage(self.ctx.home, self._keys_in_use(), older_than_days=older_than_days)
+        in_use = self._keys_in_use()
+        removed = environments.collect_garbage(self.ctx.home, in_use, older_than_days=older_than_days)
+        if shutil.which("docker"):
+            kept = [built.environment.location for built in environments.built(self.ctx.home)]
+            removed += docker.collect_garbage(kept)
+        return removed
 
     def _keys_in_use(self) -> set[str]:
         settle(self.ctx)

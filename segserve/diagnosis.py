@@ -86,7 +86,7 @@ TABLE: Sequence[Row] = (
     ),
     _row(
         "mlflow-connection",
-        r"API request to (?P<url>\S*/api/2\.0/(mlflow|mlflow-artifacts)\S*) failed|API request to (?P<path>http\S+) failed"
+        r"API request to \S+ failed"
         r"|mlflow\.exceptions\.MlflowException: (API request|.*Connection)",
         "it could not reach the MLflow tracking server.",
         "See `segserve doctor`; a server of your own must be reachable from where the executor runs.",
@@ -96,7 +96,7 @@ TABLE: Sequence[Row] = (
         r"ImportError: (?P<name>[\w.+-]+\.so[\w.]*): cannot open shared object|error while loading shared libraries: "
         r"(?P<other>[\w.+-]+):|OSError: (?P<third>[\w.+/-]+\.so[\w.]*): cannot open shared object",
         "the system library {name} is missing.",
-        "Add a package that brings it to the executor's environment (for libGL: opencv-python-headless, not opencv-python).",
+        "Add a package that brings it to the executor's environment (for libGL: use opencv-python-headless).",
     ),
     _row(
         "package-not-found",
@@ -122,7 +122,7 @@ TABLE: Sequence[Row] = (
     ),
     _row(
         "download-refused",
-        r"HTTPError: HTTP Error (?P<code>\d+)|(?P<other>4\d\d|5\d\d) (Client|Server) Error|(GatedRepo|RepositoryNotFound)Error",
+        r"HTTPError: HTTP Error \d+|[45]\d\d (Client|Server) Error|GatedRepoError|RepositoryNotFoundError",
         "a download was refused (weights?).",
         "Check that the address still exists and whether it needs a login.",
     ),
@@ -135,8 +135,8 @@ TABLE: Sequence[Row] = (
     _row(
         "out-of-memory",
         r"(^|\s)MemoryError|Unable to allocate [\d.]+ .iB|DefaultCPUAllocator: (can't|not enough)|std::bad_alloc"
-        r"|Cannot allocate memory|[Oo]ut of memory: Killed process|^(.*: line \d+: +\d+ )?Killed\b|exit(ed with)? (code|status)? ?-9"
-        r"|exit code 137|SIGKILL",
+        r"|Cannot allocate memory|[Oo]ut of memory: Killed process|^(.*: line \d+: +\d+ )?Killed\b|SIGKILL"
+        r"|exit(ed with)? (code|status)? ?(-9|137)\b",
         "it ran out of memory, or something killed it.",
         "Try fewer or smaller images (--first, --frames), or a machine with more memory.",
     ),
@@ -148,9 +148,10 @@ TABLE: Sequence[Row] = (
     ),
     _row(
         "no-images",
-        r"(?i)no (input )?(images?|files|data) (were |was )?(found|given|to process)|found (no|0|zero) (images?|files)\b"
-        r"|need at least one array to (concatenate|stack)|max\(\) (arg is an empty sequence|iterable argument is empty)"
-        r"|min\(\) (arg is an empty sequence|iterable argument is empty)|num_samples should be a positive integer value, but got num_samples=0",
+        r"(?i)no (input )?(images?|files|data) (were |was )?(found|given|to process)"
+        r"|found (no|0|zero) (images?|files)\b"
+        r"|need at least one array to (concatenate|stack)|(max|min)\(\) (arg is an empty sequence|iterable argument is)"
+        r"|num_samples should be a positive integer value, but got num_samples=0",
         "it found no images.",
         "segserve stages PNG files: the executor must look for *.png in the folder that it is given.",
     ),
@@ -174,11 +175,12 @@ TABLE: Sequence[Row] = (
         r"|mat1 and mat2 shapes|size of tensor a .* must match|too many values to unpack|not enough values to unpack"
         r"|too many indices for array|axes don't match array|Sizes of tensors must match",
         "the images have a shape that it did not expect.",
-        "Grey or colour, size, or a stack: choose with --channel, --z, --frames, or crop to the size that it was made for.",
+        "Grey or colour, size, or a stack: choose by --channel, --z, --frames, or crop to the size it was made for.",
     ),
     _row(
         "command-not-found",
-        r"(bash|sh|dash|zsh)(: line \d+)?:( \d+:)? (?P<name>[^\s:]+): (command )?not found|env: ['‘]?(?P<other>[^'’:]+)['’]?: No such file",
+        r"(bash|sh|dash|zsh)(: line \d+)?:( \d+:)? (?P<name>[^\s:]+): (command )?not found"
+        r"|env: ['‘]?(?P<other>[^'’:]+)['’]?: No such file",
         "its command uses the program '{name}', which is not there.",
         "Add it to the executor's environment file, or correct the command in its MLProject.",
     ),
@@ -196,7 +198,7 @@ TABLE: Sequence[Row] = (
     ),
     _row(
         "file-not-found",
-        r"FileNotFoundError: .*?No such file or directory: '(?P<name>[^']*)'|NotADirectoryError|No such file or directory",
+        r"FileNotFoundError|NotADirectoryError|No such file or directory",
         "a file that it needs is not there.",
         "If it is a weight file, the executor must bring or download it; paths are relative to the project's folder.",
     ),

@@ -54,7 +54,7 @@ def _disk(home: Home) -> Check:
 
 
 def _interpreters(_: Home) -> Check:
-    versions = [found.version for found in interpreters.installed()]
+    versions = list(dict.fromkeys(found.version for found in interpreters.installed()))
     hint = "" if len(versions) > 1 else "Others are downloaded by uv when an executor asks for them."
     return Check("python", "ok" if versions else "note", ", ".join(versions) or "none found", hint)
 

@@ -348,16 +348,3 @@ def _lives(process: psutil.Process) -> bool:
     with contextlib.suppress(ProcessLookupError):
         return _stat(process.pid)[0]
     return False
-
-
-def end_containers(label: str) -> int:
-    """Remove all docker containers with a label, running or not; return how many there were.
-
-    Raises:
-        CommandFailed: docker answers with an error or not at all.
-        FileNotFoundError: docker is not installed.
-    """
-    found = run(["docker", "ps", "-aq", "--filter", f"label={label}"], timeout=30).stdout.split()
-    if found:
-        run(["docker", "rm", "-f", *found], check=False, timeout=60)  # --rm may have been quicker
-    return len(found)

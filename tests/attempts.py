@@ -38,13 +38,15 @@ time.sleep(600)
 """
 
 
-def make_attempt(folder: Path, command: str, **files: str) -> AttemptDir:
-    """An attempt's folder whose checkout is a project with the one entry point `main`, and more files."""
+def make_attempt(folder: Path, command: str, *, image: str = "", **files: str) -> AttemptDir:
+    """An attempt's folder whose checkout is a project with the one entry point `main` (in docker), and more files."""
     attempt = AttemptDir(folder / "1")
     attempt.checkout.mkdir(parents=True)
     for name, text in files.items():
         (attempt.checkout / name).write_text(text)
-    project = {"name": "test", "entry_points": {"main": {"command": command}}}
+    project: dict[str, Any] = {"name": "test", "entry_points": {"main": {"command": command}}}
+    if image:
+        project["docker_env"] = {"image": image}
     (attempt.checkout / "MLproject").write_text(json.dumps(project))
     return attempt
 

@@ -49,9 +49,9 @@ segmentation = []
 for index, name in enumerate(names):
     width, height = size_of(name)
     side = min(arguments.size, width - 2, height - 2)
-    ring = [[1, 1], [1, 1 + side], [1 + side, 1 + side], [1 + side, 1]]
-    objects = [{{"label": arguments.label, "contour_coordinates": ring, "type": "Polygon", "score": 0.9}}]
-    segmentation.append(objects * (1 + index % 2))
+    rings = [[[x, 1], [x, 1 + side], [x + side, 1 + side], [x + side, 1]] for x in (1, 20)[:1 + index % 2]]
+    shared = {{"label": arguments.label, "type": "Polygon", "score": 0.9}}
+    segmentation.append([dict(shared, contour_coordinates=ring) for ring in rings])
 document = {{
     "model": git("config", "--get", "remote.origin.url") + "#" + git("rev-parse", "--short", "HEAD"),
     "format_version": "0.2",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
 import socket
@@ -9,7 +11,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,20 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server over sqlite; it takes some seconds to start and ends with the session."""
-    folder: Path = tmp_path_factory.mktemp("mlflow")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of a server over sqlite; it takes some seconds to start and ends with the session.
+
+    Every module that imports this fixture has one of its own for pytest, but all of them get the same server.
+    """
+    return _server(tmp_path_factory.getbasetemp() / "mlflow-server")
+
+
+@functools.cache
+def _server(folder: Path) -> str:
+    folder.mkdir()
     address = f"127.0.0.1:{free_port()}"
     # What `mlflow server` does, in one process: that halves the start.
     program = "import sys; from mlflow.server import app; app.run('127.0.0.1', int(sys.argv[1]), threaded=True)"
-    command = [sys.executable, "-c", program, address.split(":")[1]]
     variables = {
         **os.environ,
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -39,18 +47,26 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     }
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
-            command, cwd=folder, env=variables, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            [sys.executable, "-c", program, address.split(":")[1]],
+            cwd=folder,
+            env=variables,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
         )
-    try:
-        deadline = time.monotonic() + 90
-        while not _healthy(address):
-            assert server.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < deadline, (folder / "log").read_text()
-            time.sleep(0.2)
-        yield f"http://{address}"
-    finally:
-        os.killpg(server.pid, 9)
-        server.wait()
+    atexit.register(_stop, server)
+    deadline = time.monotonic() + 90
+    while not _healthy(address):
+        assert server.poll() is None, (folder / "log").read_text()
+        assert time.monotonic() < deadline, (folder / "log").read_text()
+        time.sleep(0.2)
+    return f"http://{address}"
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    os.killpg(server.pid, 9)
+    server.wait()
 
 
 def _healthy(address: str) -> bool:

@@ -17,8 +17,9 @@ from segserve.backends import BACKENDS, local
 from segserve.devices import Gpu
 from segserve.errors import BackendError, NoSlot
 from segserve.layout import AttemptDir, JobDir
-from segserve.model import Ending, outcome_from_json, to_json
+from segserve.model import CONTAINER_LABEL, Ending, LaunchPlan, outcome_from_json, to_json
 from tests.attempts import drive, kill, living, make_attempt, make_plan, outcome_of, wait_until
+from tests.image import base_image
 from tests.servers import mlflow_server
 
 __all__ = ["mlflow_server"]
@@ -121,12 +122,14 @@ def test_after_a_restart_of_the_machine_nothing_is_ended(tmp_path: Path) -> None
     assert "restarted" in outcome.message
 
 
-def _unlaunched_plan(attempt: AttemptDir) -> local.LaunchPlan:
-    return local.LaunchPlan("job", 1, 1, True, str(attempt.checkout), "main", {}, "http://127.0.0.1:1", "0", "run")
+def _unlaunched_plan(attempt: AttemptDir) -> LaunchPlan:
+    return LaunchPlan("job", 1, 1, True, str(attempt.checkout), "main", {}, "http://127.0.0.1:1", "0", "run")
 
 
 def test_a_lease_lives_exactly_as_long_as_the_supervisor(tmp_path: Path, mlflow_server: str) -> None:
-    attempt = make_attempt(tmp_path, "echo $CUDA_VISIBLE_DEVICES > gpu; until [ -e stop ]; do sleep 0.1; done")
+    attempt = make_attempt(
+        tmp_path, "echo $CUDA_VISIBLE_DEVICES > gpu; for i in $(seq 300); do [ -e stop ] && exit; sleep 0.1; done"
+    )
     plan = make_plan(attempt, mlflow_server, attached=False, gpus=[FAKE.uuid])
     (tmp_path / "plan").write_text(to_json(plan))
     driver = drive(attempt, tmp_path / "plan")
@@ -161,6 +164,34 @@ def test_what_a_killed_supervisor_left_on_a_gpu_keeps_it(tmp_path: Path, mlflow_
     assert local.recover(attempt) != local.ALIVE
     devices.lease(1, job="other", wait=False, inventory=lambda: [FAKE], folder=tmp_path).close()
     handle.release()
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return base_image(tmp_path_factory.mktemp("image"))
+
+
+def _containers(plan: LaunchPlan) -> list[str]:
+    words = ["docker", "ps", "-aq", "--filter", f"label={CONTAINER_LABEL}={plan.cookie}"]
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("end", ["cancel", "kill"])
+def test_no_container_is_left(tmp_path: Path, mlflow_server: str, image: str, end: str) -> None:
+    attempt = make_attempt(tmp_path, "sleep 300", image=image)
+    plan = make_plan(attempt, mlflow_server, docker_args={"network": "host"}, job_id=f"docker-{end}-{time.time_ns()}")
+    handle = local.preload(attempt)
+    handle.start(plan)
+    wait_until(lambda: _containers(plan), 60)
+    if end == "cancel":
+        assert local.cancel(attempt)
+        assert handle.wait().ending is Ending.CANCELLED
+    else:
+        _supervisor(attempt).send(signal.SIGKILL)
+        assert handle.wait().ending is Ending.LOST
+    assert not _containers(plan)
+    handle.abandon()
 
 
 def test_following_a_log(tmp_path: Path) -> None:

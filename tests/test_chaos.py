@@ -78,7 +78,7 @@ def test_20_runs_at_once(tmp_path: Path, images: Path) -> None:
     home = Path(os.environ["SEGSERVE_HOME"])
     assert len(list((home / "repos").glob("*.git"))) == 1
     assert len(list((home / "envs").glob("*/environment.json"))) == 1
-    builds = [err for _, err in outputs if "Building" in err]
+    builds = [err for _, err in outputs if "Building the environment" in err]
     assert len(builds) == 1
 
 

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from segserve import devices
-from segserve.devices import Gpu, NoSlot
-from segserve.errors import BackendError, UsageError
+from segserve.devices import Gpu
+from segserve.errors import BackendError, NoSlot, UsageError
 
 
 class FakeGpus:
@@ -80,7 +80,9 @@ def test_a_gpu_is_held_by_one_and_the_others_are_told_by_whom(tmp_path: Path) ->
 
 
 def test_waiting(tmp_path: Path) -> None:
-    gpus, said, ticks = FakeGpus(1), [], []
+    gpus = FakeGpus(1)
+    said: list[str] = []
+    ticks: list[float] = []
     lease = take(tmp_path, gpus)
     threading.Timer(0.3, lease.close).start()
     with take(
@@ -320,7 +322,8 @@ class FakeNvml:
         return [9, 0]
 
     def nvmlDeviceGetUUID(self, handle: str) -> bytes | str:
-        return {"plain": "GPU-p", "slice0": b"MIG-0", "slice3": "MIG-3"}[handle]
+        answers: dict[str, bytes | str] = {"plain": "GPU-p", "slice0": b"MIG-0", "slice3": "MIG-3"}
+        return answers[handle]
 
     def nvmlDeviceGetName(self, handle: str) -> str:
         return handle

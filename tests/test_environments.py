@@ -167,7 +167,7 @@ def test_many_need_it_one_builds_it(
     tmp_path: Path, home: Home, no_index: Path, worker: Callable[[Path], Worker[str]]
 ) -> None:
     found = python_env(tmp_path / "p", "./sdk")
-    slow_package(tmp_path / "p", seconds=1.5)
+    slow_package(tmp_path / "p", tmp_path / "slow", seconds=1.5)
     texts = [process.communicate(timeout=60)[0] for process in [worker(found.folder) for _ in range(4)]]
     assert sum("Building the environment" in text for text in texts) == 1
     assert sum("Another job builds this environment" in text for text in texts) == 3
@@ -179,18 +179,17 @@ def test_a_killed_build_leaves_no_process_and_nothing_that_looks_built(
     tmp_path: Path, home: Home, no_index: Path, worker: Callable[[Path], Worker[str]]
 ) -> None:
     found = python_env(tmp_path / "p", "./sdk")
-    slow_package(tmp_path / "p", seconds=300)
+    slow_package(tmp_path / "p", tmp_path / "slow", seconds=300)
     process = worker(found.folder)
     builder = await_(lambda: building(tmp_path))
     process.send_signal(signal.SIGKILL)
     await_(lambda: not builder.is_running() or builder.status() == psutil.STATUS_ZOMBIE)
     assert environments.built(home) == []
     (dead,) = prefixes(home)
-    slow_package(tmp_path / "p", seconds=0, content="# the same length of key")  # another key: see below
-    quick = prepare(home, found)
-    assert uv.health(quick) is None
-    assert environments.collect_garbage(home, {quick.spec.key}) == [dead.parent.name]
-    assert not dead.exists()
+    (tmp_path / "slow").unlink()
+    environment = prepare(home, found)
+    assert uv.health(environment) is None
+    assert prefixes(home) == [Path(environment.location).parent] != [dead]
 
 
 def test_the_next_build_clears_what_a_dead_one_left(tmp_path: Path, home: Home, no_index: Path) -> None:
@@ -202,11 +201,12 @@ def test_the_next_build_clears_what_a_dead_one_left(tmp_path: Path, home: Home, 
     assert prefixes(home) == [Path(environment.location).parent]
 
 
-def slow_package(folder: Path, *, seconds: float, content: str = "") -> None:
-    """`sdk`, whose build takes a while. Files are written before the project is detected."""
-    package = local_package(folder / "sdk", "sdkpackage", content)
-    backend = package / "backend.py"
-    backend.write_text(f"import time; time.sleep({seconds})\n{backend.read_text()}")
+def slow_package(folder: Path, flag: Path, *, seconds: float) -> None:
+    """`sdk`, whose build takes a while as long as `flag` (which is not part of its content) exists."""
+    flag.touch()
+    backend = local_package(folder / "sdk", "sdkpackage") / "backend.py"
+    slow = f"import os, time; time.sleep({seconds} if os.path.exists({str(flag)!r}) else 0)"
+    backend.write_text(f"{slow}\n{backend.read_text()}")
 
 
 def building(folder: Path) -> psutil.Process | None:
@@ -316,7 +316,8 @@ def test_remove(tmp_path: Path, home: Home, no_index: Path) -> None:
 
 
 def test_collect_garbage(tmp_path: Path, home: Home, no_index: Path) -> None:
-    old, kept, fresh = (prepare(home, python_env(tmp_path / name, f"colours=={v}")) for name, v in OLD_KEPT_FRESH)
+    wanted = {"old": "colours==1.0", "kept": "colours==2.0", "fresh": "colours"}
+    old, kept, fresh = (prepare(home, python_env(tmp_path / name, line)) for name, line in wanted.items())
     month_ago = time.time() - 31 * 86400
     for environment in (old, kept):
         os.utime(home.environment(environment.spec.key).marker, (month_ago, month_ago))
@@ -328,7 +329,12 @@ def test_collect_garbage(tmp_path: Path, home: Home, no_index: Path) -> None:
     assert uv.health(kept) is uv.health(fresh) is None
 
 
-OLD_KEPT_FRESH = (("old", "1.0"), ("kept", "2.0"), ("fresh", "*"))
+def test_what_dead_builds_left_is_garbage(home: Home) -> None:
+    (home.environment("0" * 20).path / "0123abcd" / "prefix").mkdir(parents=True)
+    with store.locked(home.environment("0" * 20).lock):
+        assert environments.collect_garbage(home, set()) == []
+    assert environments.collect_garbage(home, set()) == ["0" * 20]
+    assert list(home.environments.glob("*/")) == []
 
 
 def test_use_makes_young_again(tmp_path: Path, home: Home, no_index: Path) -> None:

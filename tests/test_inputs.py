@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from segserve import inputs
 from segserve.errors import InvalidParameters, NotFound, UnreadableImage
-from segserve.inputs import Selection
+from segserve.inputs import Selection, staging
 from segserve.model import StagedImage
 
 random = np.random.default_rng(0)
@@ -138,6 +138,22 @@ def test_png_goes_byte_for_byte(tmp_path: Path, dtype: Any) -> None:
     assert copy.stat().st_nlink == 1
     assert images[0].scale == 1.0
     assert images[0].source_dtype == np.dtype(dtype).name
+
+
+def test_reflinks_where_the_file_system_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for a file system with shared blocks: what is hashed and checked is the clone."""
+    sources = [png(tmp_path / f"{index}.png", noise(5, 6)) for index in range(3)]
+    cloned = []
+
+    def clone(target: int, request: int, origin: int) -> None:
+        assert request == 0x40049409
+        cloned.append(os.pwrite(target, os.pread(origin, 2**20, 0), 0))
+
+    monkeypatch.setattr(staging.fcntl, "ioctl", clone)
+    staged(tmp_path, *sources)
+    assert len(cloned) == 3
+    for index, source in enumerate(sources):
+        assert (tmp_path / "staged" / "0" / f"0000{index}.png").read_bytes() == source.read_bytes()
 
 
 def test_palette_and_one_bit_png_go_byte_for_byte(tmp_path: Path) -> None:
@@ -288,6 +304,8 @@ def test_ome_names_sizes_and_refusal_with_the_list(tmp_path: Path) -> None:
     assert dict(series.sizes) == {"T": 3, "Z": 4, "C": 2}
     assert series.pixel_size_um == pytest.approx((0.065, 0.065))
     assert inputs.channel_list(series) == ("DAPI", "GFP")
+    (listed,) = json.loads(json.dumps(inputs.structure(inputs.describe([tmp_path / "a.ome.tif"]))))
+    assert listed["series"][0].items() >= {"T": 3, "Z": 4, "C": 2, "channels": ["DAPI", "GFP"]}.items()
     error = refused(tmp_path / "a.ome.tif")
     assert "has 2 channels: 0 'DAPI', 1 'GFP'" in error.message
     assert "--channel" in error.hint

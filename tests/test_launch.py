@@ -14,7 +14,7 @@ import pytest
 from segserve.backends import local
 from segserve.launch.executor import docker_arguments, explain
 from segserve.launch.log import Log
-from segserve.model import COOKIE, Ending, LaunchPlan, to_json
+from segserve.model import COOKIE, GO, Ending, LaunchPlan, to_json
 from tests.attempts import drive, kill, living, make_attempt, make_plan, outcome_of, run_attempt, wait_until
 from tests.servers import mlflow_server, status_of
 
@@ -74,7 +74,7 @@ def test_a_time_limit_ends_what_ignores_sigterm(tmp_path: Path, mlflow_server: s
     stubborn = "trap '' TERM; while true; do sleep 0.2; done"
     attempt, plan, outcome = run_attempt(tmp_path, mlflow_server, stubborn, timeout_s=0.5)
     assert outcome.ending is Ending.TIMED_OUT
-    assert 3.4 < outcome.ended - outcome.started < 7
+    assert 3.4 < outcome.ended - outcome.started < 10
     assert not living(plan)
     assert "[segserve] It ran longer than 0.5 s." in attempt.log.read_text()
 
@@ -89,7 +89,7 @@ def test_cancel(tmp_path: Path, mlflow_server: str) -> None:
     wait_until(lambda: living(plan).count("sleep") == 2)
     began = time.monotonic()
     assert local.cancel(attempt, wait=True)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10
     assert handle.wait().ending is Ending.CANCELLED
     assert not living(plan)
     assert not local.cancel(attempt)
@@ -103,12 +103,12 @@ def test_an_attached_attempt_ends_with_its_parent(tmp_path: Path, mlflow_server:
     driver = drive(attempt, tmp_path / "plan")
     wait_until(lambda: living(plan).count("sleep") == 2)
     kill(driver)
-    assert wait_until(lambda: not living(plan)) < 3
+    assert wait_until(lambda: not living(plan), 10)
     assert outcome_of(attempt).ending is Ending.ORPHANED
 
 
 def test_a_detached_attempt_survives_its_parent(tmp_path: Path, mlflow_server: str) -> None:
-    attempt = make_attempt(tmp_path, "until [ -e stop ]; do sleep 0.1; done; echo done")
+    attempt = make_attempt(tmp_path, "for i in $(seq 300); do [ -e stop ] && exit; sleep 0.1; done")
     plan = make_plan(attempt, mlflow_server, attached=False)
     (tmp_path / "plan").write_text(to_json(plan))
     driver = drive(attempt, tmp_path / "plan")
@@ -133,12 +133,21 @@ def test_a_supervisor_that_is_never_told_to_start_ends_silently(tmp_path: Path) 
     assert not attempt.outcome.exists()
 
 
+def test_a_defect_of_the_supervisor_is_in_the_log(tmp_path: Path) -> None:
+    attempt = make_attempt(tmp_path, "true")
+    handle = local.preload(attempt)
+    handle._control.sendall(GO)  # without a plan
+    assert handle.wait().ending is Ending.LOST
+    assert "attempt.json" in attempt.log.read_text()
+    handle.release()
+
+
 def test_what_an_executor_leaves_behind_is_ended(tmp_path: Path, mlflow_server: str) -> None:
     attempt, plan, outcome = run_attempt(tmp_path, mlflow_server, "(setsid sleep 300 &); (env -i setsid sleep 301 &)")
     assert outcome.ending is Ending.SUCCEEDED
     assert not living(plan)
     assert "2 of its processes have not" in attempt.log.read_text()
-    assert outcome.ended - outcome.started < 3
+    assert outcome.ended - outcome.started < 10
 
 
 def test_secrets_never_reach_the_log(tmp_path: Path, mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> None:

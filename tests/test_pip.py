@@ -309,6 +309,14 @@ def test_options_of_files_come_over_the_hosts() -> None:
     assert Indexes(no_index=True).over(host) == Indexes(None, (), ("/wheels",), no_index=True)
 
 
+def test_secrets_of_the_shell_do_not_reach_a_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    monkeypatch.setenv("UV_INDEX_OURS_PASSWORD", "y")
+    variables = pip.host_settings().environment()
+    assert "AWS_SECRET_ACCESS_KEY" not in variables
+    assert variables["UV_INDEX_OURS_PASSWORD"] == "y"
+
+
 def test_a_malformed_pip_conf_is_named(no_index: Path, tmp_path: Path) -> None:
     (tmp_path / "pip.conf").write_text("index-url = nowhere\n")
     with pytest.raises(UsageError, match=r"pip\.conf is malformed"):
@@ -354,6 +362,18 @@ def test_local_packages_become_wheels(python: Path, no_index: Path, tmp_path: Pa
     done = process.run([python, "-c", "import sdkpackage; print(sdkpackage.VALUE, sdkpackage.__file__)"])
     assert done.stdout.startswith(f"1 {tmp_path / 'venv'}")
     assert pip.freeze(python) == ("colours==2.0", "sdkpackage==1.0")
+
+
+def test_a_build_can_ask_git(python: Path, no_index: Path, tmp_path: Path) -> None:
+    """As setuptools-scm does, for the version and for the files of a package below the root."""
+    package = local_package(tmp_path / "checkout" / "lib" / "sdk", "sdkpackage")
+    asks = "import subprocess; open('sdkpackage.py', 'w').write('FILES = %r' % subprocess.getoutput('git ls-files'))\n"
+    (package / "backend.py").write_text(asks + (package / "backend.py").read_text())
+    make_repository(tmp_path / "checkout", {"lib/other.py": ""})
+    pip.install(python, read(tmp_path / "checkout", "./lib/sdk"), tmp_path / "scratch", print)
+    done = process.run([python, "-c", "import sdkpackage; print(sdkpackage.FILES)"])
+    assert done.stdout.split() == ["backend.py", "pyproject.toml", "sdkpackage.py"]
+    assert git(tmp_path / "checkout", "status", "--porcelain") == ""
 
 
 def test_a_wheel_in_the_repository_is_installed(python: Path, no_index: Path, tmp_path: Path) -> None:

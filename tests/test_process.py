@@ -42,7 +42,7 @@ def test_lines_come_as_they_are_written() -> None:
         on_line=lambda line: lines.append((time.monotonic() - began, line)),
     )
     assert [line for _, line in lines] == ["one", "two", "a", "end"]
-    assert lines[1][0] < 0.4 < lines[2][0]
+    assert lines[1][0] + 0.3 < lines[2][0]
     assert done.stdout == "one\ntwo\na\r\nend"
 
 
@@ -60,7 +60,7 @@ def test_a_time_limit_kills_the_whole_group(command: str, cookie: dict[str, str]
     began = time.monotonic()
     with pytest.raises(process.CommandTimedOut) as caught:
         process.run(["bash", "-c", command], timeout=0.5, env=cookie)
-    assert 0.5 <= time.monotonic() - began < 3
+    assert 0.5 <= time.monotonic() - began < 10
     assert caught.value.completed.stdout.startswith("first\n")
     assert not process.marked("SEGSERVE_ATTEMPT", cookie["SEGSERVE_ATTEMPT"])
 
@@ -69,7 +69,7 @@ def test_a_time_limit_kills_the_whole_group(command: str, cookie: dict[str, str]
 def test_a_daemon_that_keeps_the_pipe_is_not_waited_for(chatty: str, cookie: dict[str, str]) -> None:
     began = time.monotonic()
     done = process.run(["bash", "-c", f"setsid bash -c '{chatty}' & echo ready"], env=cookie)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10
     assert "ready\n" in done.stdout
 
 
@@ -142,7 +142,7 @@ def test_ending_a_tree_that_resists(cookie: dict[str, str]) -> None:
     time.sleep(0.3)
     began = time.monotonic()
     assert process.end(lambda: process.marked("SEGSERVE_ATTEMPT", value), grace=0.5) == []
-    assert 0.4 < time.monotonic() - began < 3
+    assert 0.4 < time.monotonic() - began < 10
     root.wait()
 
 

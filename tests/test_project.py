@@ -306,6 +306,8 @@ DANGEROUS = [
     "[[ {x} -eq 1 ]]",
     "let {x}",
     "eval echo {x}",
+    "\\eval echo {x}",
+    "'eval' echo {x}",
     "bash -c {x}",
     "bash -lc {x}",
     "cat <<EOF\n{x}\nEOF",

@@ -10,6 +10,7 @@ import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from segserve_sdk import contours
 
 from segserve.findings import Finding, Severity
 from segserve.format import Document, check, geometry, rules
@@ -124,6 +125,21 @@ def test_what_opencv_traces_is_never_called_crossed_and_its_pixels_are_counted_e
             seen.add(NAMES[kinds[number]])
     assert seen >= {"FEW", "FLAT", "SIMPLE", "TOUCHING"}
     assert "CROSSED" not in seen
+
+
+def test_what_the_sdk_traces_is_never_called_crossed_and_its_pixels_are_counted_exactly() -> None:
+    """Keyholes, half-integer outlines of thin parts, several parts per label."""
+    rng = np.random.default_rng(2)
+    seen = set()
+    for _ in range(40):
+        mask = blobs(rng)
+        parts = cv2.connectedComponents(mask, connectivity=8)[1]
+        found = contours.trace(parts)
+        kinds = rules.classify(found.coordinates, found.offsets)
+        areas = geometry.pixel_areas(found.coordinates, found.offsets, odd=kinds != rules.SIMPLE)
+        assert np.array_equal(areas, np.bincount(parts.ravel())[found.labels])
+        seen.update(NAMES[kind] for kind in kinds)
+    assert seen == {"SIMPLE", "TOUCHING", "KEYHOLE"}
 
 
 def test_pixels_of_keyholes_are_counted_without_their_hole() -> None:

@@ -142,7 +142,7 @@ def test_uncommitted_changes_run_and_are_tagged(tmp_path: Path, images: Path) ->
     folder = tmp_path / "executor"
     sha = make_executor(folder)
     text = (folder / "main.py").read_text()
-    (folder / "main.py").write_text(text.replace("(1 + index % 2)", "3"))
+    (folder / "main.py").write_text(text.replace("(1, 20)[:1 + index % 2]", "(1, 20, 40)"))
     result = segserve.run(str(folder), [images])
     assert result.counts == (3, 3, 3)
     assert result.pin.sha != sha

@@ -147,7 +147,10 @@ def test_a_full_id_that_was_never_resolved_asks_nobody_either(shop: Store, repo:
 
 
 def test_moved_and_removed_branches(shop: Store, repo: Path) -> None:
+    before = make_repository(repo, {"b": "b"})
+    make_repository(repo, {"c": "c"})
     old = resolve(shop, f"{url(repo)}@main").pin.sha
+    plain(repo, "reset", "-q", "--hard", "v2")
     plain(repo, "commit", "-q", "--amend", "-m", "rewritten")
     plain(repo, "branch", "-D", "feature/x")
     plain(repo, "branch", "feature")  # where there was a folder feature/
@@ -157,6 +160,7 @@ def test_moved_and_removed_branches(shop: Store, repo: Path) -> None:
     # It was on a branch when it was pinned, so a replay is no impostor.
     assert resolve(shop, f"{url(repo)}@{old}").pin.sha == old
     assert resolve(shop, f"{url(repo)}@{old[:10]}").pin.sha == old
+    assert resolve(shop, f"{url(repo)}@{before}").pin.sha == before  # nor is what it was made from
 
 
 def test_unknown_names_show_the_nearest(shop: Store, repo: Path) -> None:
@@ -598,6 +602,8 @@ def _change(repo: Path) -> None:
     (repo / "forced.log").write_text("forced")
     (repo / "staged").write_text("staged")
     (repo / "twice").write_text("first")
+    for name in ("staged", "forced.log"):
+        os.utime(repo / name, (1e9, 1e9))  # older than the index, so that git trusts its entry for them
     plain(repo, "add", "-f", "staged", "twice", "forced.log")
     plain(repo, "mv", "old", "renamed")
     (repo / "twice").write_text("second")
@@ -826,8 +832,9 @@ def test_repository_of_another_user(home: Home, repo: Path, tmp_path: Path, monk
 
 
 def test_a_server_does_not_read_its_own_disk(home: Home, repo: Path) -> None:
-    with pytest.raises(RepositoryUnreachable, match="not allowed"):
-        resolve(Store(home, git.Access()), url(repo))
+    for text in (url(repo), str(repo), str(repo / "sub"), str(home.path)):
+        with pytest.raises(errors.AccessDenied):
+            resolve(Store(home, git.Access()), text)
 
 
 # --- secrets, locks --------------------------------------------------------------------------------------------------

@@ -25,7 +25,6 @@ from segserve.devices import Lease
 from segserve.errors import BackendError
 from segserve.layout import AttemptDir, JobDir
 from segserve.model import (
-    CONTAINER_LABEL,
     COOKIE,
     GO,
     Ending,
@@ -181,6 +180,9 @@ def recover(attempt: AttemptDir) -> Outcome | Alive:
 
     A supervisor that still runs is left alone. One that is proved dead and has left no outcome was killed: everything
     that it had started is found by cookie, heartbeat and container label, and ended; then the outcome is LOST.
+
+    Raises:
+        BackendError: a container of it may live, but the docker engine does not answer. There is no outcome then.
     """
     outcome, supervisor, plan = _outcome(attempt), _identity(attempt), _plan(attempt)
     if outcome is not None:
@@ -275,12 +277,9 @@ def _end_strays(attempt: AttemptDir, plan: LaunchPlan) -> None:
 
     process.end(find)
     if plan.docker_args is not None:
-        try:
-            process.end_containers(f"{CONTAINER_LABEL}={plan.cookie}")
-        except (process.CommandFailed, FileNotFoundError) as error:
-            raise BackendError(
-                f"The containers of job {plan.job_id} cannot be ended: {error}", hint="Is the docker engine running?"
-            ) from None
+        from segserve.environments import dockerengine
+
+        dockerengine.kill(plan.cookie)
 
 
 def _outcome(attempt: AttemptDir) -> Outcome | None:

@@ -121,7 +121,8 @@ def _result_text(result: api.Result) -> str:
         lines += [render.table(("image", "objects"), shown, right=(1,)), ""]
         lines.append(f"{sum(result.counts)} objects in {len(result.images)} images")
     if result.findings:
-        lines.append(f"{len(result.findings)} remarks on the polygons: {result.folder / 'validation.json'}")
+        remarks = "1 remark" if len(result.findings) == 1 else f"{len(result.findings)} remarks"
+        lines.append(f"{remarks} on the polygons: {result.folder / 'validation.json'}")
     lines += [f"Result  {result.folder}", f"MLflow  {result.run_url}"]
     lines.append(f"Next    open {result.folder / 'report' / 'index.html'}  ·  segserve ui")
     return "\n".join(lines)

@@ -25,7 +25,6 @@ from segserve.environments.base import FREE_SPACE, Builder, BuildOptions, Report
 from segserve.environments.indexes import host_settings
 from segserve.errors import (
     DiskFull,
-    EnvironmentBuildFailed,
     InvalidParameters,
     InvalidProject,
     NoSlot,
@@ -278,8 +277,8 @@ def _cleared_unless_marked(folder: EnvironmentDir, log: Path) -> Iterator[Path]:
     try:
         build.mkdir(mode=0o700, parents=True)
         yield build
-    except EnvironmentBuildFailed as error:
-        error.log = log
+    except SegserveError as error:
+        error.log = error.log or log
         raise
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):

@@ -29,7 +29,7 @@ _DECIDING = re.compile(
 _FILES = ("UV_CONSTRAINT", "UV_OVERRIDE", "UV_BUILD_CONSTRAINT", "UV_EXCLUDE")
 # What would aim uv at another environment or project than the one we name.
 _AIMS = re.compile(
-    r"VIRTUAL_ENV|CONDA_(PREFIX|DEFAULT_ENV)|PYTHON(PATH|HOME|STARTUP)|UV_(PYTHON|PROJECT\w*|SYSTEM_PYTHON|TARGET|PREFIX|"
+    r"VIRTUAL_ENV|CONDA_(PREFIX|DEFAULT_ENV)|GIT_(DIR|WORK_TREE|INDEX_FILE|COMMON_DIR|PREFIX|OBJECT_DIRECTORY)|PYTHON(PATH|HOME|STARTUP)|UV_(PYTHON|PROJECT\w*|SYSTEM_PYTHON|TARGET|PREFIX|"
     r"WORKING_DIR\w*|ENV_FILE|NO_CONFIG|BREAK_SYSTEM_PACKAGES|NO_DEPS|REQUIRE_HASHES|COMPILE_BYTECODE|VENV_\w+)"
 )
 
@@ -91,9 +91,10 @@ class HostSettings:
     def environment(self, extra: Indexes = Indexes()) -> dict[str, str]:
         """The whole environment for a call of uv; `extra` are the options of the requirements files."""
         indexes = extra.over(self.indexes)
-        variables = {name: value for name, value in os.environ.items() if not _AIMS.fullmatch(name)}
+        variables = {name: value for name, value in os.environ.items() if _handed_on(name)}
         variables |= {**self.variables, "NO_COLOR": "1", "UV_NO_PROGRESS": "1", "GIT_TERMINAL_PROMPT": "0"}
         variables |= {"GIT_ALLOW_PROTOCOL": "https:http:ssh:file", "GIT_LFS_SKIP_SMUDGE": "1"}
+        variables |= {"GIT_OPTIONAL_LOCKS": "0"}  # `git status` in a build leaves the checkout's index alone
         for name in ("UV_INDEX_URL", "UV_DEFAULT_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_NO_INDEX"):
             variables.pop(name, None)
         if indexes.index:
@@ -121,9 +122,11 @@ def host_settings() -> HostSettings:
     pip = pip_settings()
     uv_files = [path for path in _uv_files() if path.is_file()]
     uv_index = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL")
-    index = uv_index or (None if any("index" in path.read_text("utf-8") for path in uv_files) else pip.get("index-url"))
+    # uv.toml may name indexes (in several ways); uv reads it itself, and a variable would win over it.
+    if not uv_index and not any("index" in path.read_text("utf-8", "replace") for path in uv_files):
+        uv_index = pip.get("index-url")
     indexes = Indexes(
-        index or None,
+        uv_index or None,
         _unique(_words("UV_EXTRA_INDEX_URL"), tuple(pip.get("extra-index-url", "").split())),
         _unique(
             tuple(link for link in os.environ.get("UV_FIND_LINKS", "").split(",") if link),
@@ -133,7 +136,7 @@ def host_settings() -> HostSettings:
         _unique(_words("UV_INSECURE_HOST"), tuple(pip.get("trusted-host", "").split())),
     )
     decided = {name: redact.text(value) for name, value in os.environ.items() if _DECIDING.fullmatch(name)}
-    decided |= {path.name: hash_text(redact.text(path.read_text("utf-8"))) for path in uv_files}
+    decided |= {path.name: hash_text(redact.text(path.read_text("utf-8", "replace"))) for path in uv_files}
     for name in _FILES:
         for position, word in enumerate(os.environ.get(name, "").split()):
             if Path(word).is_file():
@@ -224,6 +227,13 @@ def _arguments(pip: Mapping[str, str]) -> tuple[str, ...]:
             if name:
                 arguments.append(f"{flag}={name}")
     return tuple(arguments)
+
+
+def _handed_on(name: str) -> bool:
+    # A package's build runs its author's code: what is secret and no business of uv stays here.
+    if redact.SECRET_NAME.search(name):
+        return name.startswith("UV_INDEX_")
+    return not _AIMS.fullmatch(name)
 
 
 def _link_identity(link: str) -> Any:

@@ -143,23 +143,14 @@ def _local(python: Path, local: LocalPath, scratch: Path, environment: dict[str,
     wheels.mkdir(parents=True)
     if local.path.is_dir():
         source = _copy(local.path, scratch / "source")
-        argv = [
-            uv(),
-            "build",
-            "--wheel",
-            "--no-sources",
-            "--python",
-            str(python),
-            "--out-dir",
-            str(wheels),
-            str(source),
-        ]
+        argv = [uv(), "build", "--wheel", "--no-sources", "--python", str(python), "--out-dir", str(wheels)]
         message = f"The local package '{local.path.name}' cannot be built."
-        _build_or_install(argv, scratch, environment, report, message)
+        _build_or_install([*argv, str(source)], scratch, environment, report, message)
     else:
         shutil.copy2(local.path, wheels)
     built = next(path for path in sorted(wheels.iterdir()) if path.name != ".gitignore")
-    name = re.sub(r"\.tar\.\w+$|\.\w+$", "", built.name).split("-")[0]
+    stem = re.sub(r"\.tar\.\w+$|\.\w+$", "", built.name)
+    name = stem.split("-")[0] if built.suffix == ".whl" else stem.rpartition("-")[0] or stem
     marker = f" ; {local.marker}" if local.marker else ""
     return f"{name}{local.extras} @ {built.as_uri()}{marker}"
 
@@ -194,14 +185,17 @@ def _build_or_install(
 
 
 def _copy(source: Path, target: Path) -> Path:
-    """A copy of what `hash_tree` hashes, nothing else, so that the build reads what the key says."""
-    target.mkdir()
+    """A copy of what `hash_tree` hashes, nothing else, so that the build reads what the key says.
+
+    It lies in `target` where it lies in the repository, beside a `.git` that leads to the real one: packages that take
+    their version or their list of files from git (setuptools-scm) find what they look for.
+    """
+    root = repository_root(source)
+    copied = target / source.resolve().relative_to(root)
     for relative in tree(source):
-        destination = target / relative
+        destination = copied / relative
         destination.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source / relative, destination, follow_symlinks=False)
-    repository = repository_root(source) / ".git"
-    if repository.exists():
-        # Version numbers from git (setuptools-scm): git takes a file that says where the repository is.
-        (target / ".git").write_text(f"gitdir: {repository}\n")
-    return target
+    if (root / ".git").is_dir():
+        (target / ".git").write_text(f"gitdir: {root / '.git'}\n")
+    return copied

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping
@@ -393,9 +394,9 @@ def remote_revision(url: str, revision: str, *, timeout: float = 30) -> str:
         [f"refs/tags/{revision}^{{}}", f"refs/tags/{revision}", f"refs/heads/{revision}"] if revision else ["HEAD"]
     )
     try:
-        done = process.run(
-            ["git", "ls-remote", "--", url, *patterns], env=host_settings().environment(), timeout=timeout
-        )
+        # Not in the caller's folder: its .git/config would have a say in where we connect to, and how.
+        argv = ["git", "ls-remote", "--", url, *patterns]
+        done = process.run(argv, cwd=Path(os.sep), env=host_settings().environment(), timeout=timeout)
     except (process.CommandFailed, FileNotFoundError):
         return ""
     pairs = (line.split("\t", 1) for line in done.stdout.splitlines() if "\t" in line)

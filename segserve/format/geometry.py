@@ -114,41 +114,13 @@ def pixel_areas(coordinates: Floats, offsets: Integers, *, odd: Booleans | None 
 
 
 def covered(ring: Floats) -> tuple[Booleans, tuple[int, int]]:
-    """Which pixel centres lie in one closed ring (even-odd): a mask (rows, columns) of its box, and the box's x, y."""
+    """Which pixel centres lie in one closed ring: a mask (rows, columns) of the ring's box, and the box's x, y."""
+    from segserve_sdk import contours
+
     corner = np.ceil(ring.min(axis=0)).astype(np.int64)
     width, height = np.maximum(np.floor(ring.max(axis=0)).astype(np.int64) - corner + 1, 0)
-    start = ring - corner
-    stop = np.roll(start, -1, axis=0)
-    inside = _crossed(start, stop, int(height), int(width)) | _on_edges(start, stop, int(height), int(width))
-    return inside, (int(corner[0]), int(corner[1]))
-
-
-def _crossed(start: Floats, stop: Floats, height: int, width: int) -> Booleans:
-    """Pixels with an odd number of edges to their left, counted per row with half-open edges."""
-    low, high = np.minimum(start[:, 1], stop[:, 1]), np.maximum(start[:, 1], stop[:, 1])
-    first = np.maximum(np.ceil(low), 0).astype(np.int64)
-    rows = np.maximum(np.minimum(np.ceil(high), height).astype(np.int64) - first, 0)
-    edge = np.repeat(np.arange(len(start)), rows)
-    row = np.arange(edge.size) - np.repeat(np.cumsum(rows) - rows, rows) + first[edge]
-    (x0, y0), (x1, y1) = start[edge].T, stop[edge].T
-    column = np.ceil(x0 + (row - y0) * (x1 - x0) / (y1 - y0)).astype(np.int64)
-    toggles = np.zeros((height, width + 1), np.int64)
-    np.add.at(toggles, (row, np.clip(column, 0, width)), 1)
-    parity: Booleans = np.cumsum(toggles, axis=1)[:, :width] % 2 == 1
-    return parity
-
-
-def _on_edges(start: Floats, stop: Floats, height: int, width: int) -> Booleans:
-    """Pixels whose centre lies exactly on an edge between pixel centres."""
-    mask = np.zeros((height, width), bool)
-    whole = (start == np.rint(start)).all(axis=1) & (stop == np.rint(stop)).all(axis=1)
-    begin, step = start[whole].astype(np.int64), (stop - start)[whole].astype(np.int64)
-    count = np.maximum(np.gcd(step[:, 0], step[:, 1]), 1)
-    edge = np.repeat(np.arange(len(begin)), count)
-    along = np.arange(edge.size) - np.repeat(np.cumsum(count) - count, count)
-    x, y = (begin[edge] + step[edge] // count[edge, None] * along[:, None]).T
-    mask[y, x] = True
-    return mask
+    mask = contours.mask([(1, ring - corner)], (int(height), int(width)))
+    return mask.astype(bool), (int(corner[0]), int(corner[1]))
 
 
 def centroids(coordinates: Floats, offsets: Integers) -> Floats:

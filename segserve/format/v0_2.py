@@ -16,8 +16,9 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from segserve.format import geometry
 from segserve.format.catalogue import Collector
-from segserve.format.document import COORDINATE_LIMIT, Builder, Document, Floats
+from segserve.format.document import COORDINATE_LIMIT, Builder, Document
 from segserve.format.reader import Header
 
 VERSION = "0.2"
@@ -116,14 +117,20 @@ def encode_chunks(document: Document) -> Iterator[bytes]:
 
 
 def _encode_image(document: Document) -> bytes:
-    objects = []
-    for number, (label, score) in enumerate(zip(document.labels, document.scores.tolist(), strict=True)):
-        value = msgspec.UNSET if math.isnan(score) else score
-        objects.append(_Written(label, plain_numbers(document.ring(number)), "Polygon", value))
+    objects = [
+        _Written(label, ring, "Polygon", msgspec.UNSET if math.isnan(score) else score)
+        for label, ring, score in zip(document.labels, plain_rings(document), document.scores.tolist(), strict=True)
+    ]
     return _encoder.encode(objects)
 
 
-def plain_numbers(ring: Floats) -> list[list[int]] | list[list[float]]:
-    whole = ring.astype(np.int64)
-    rows: list[list[int]] | list[list[float]] = (whole if bool((whole == ring).all()) else ring).tolist()
-    return rows
+def plain_rings(document: Document) -> list[list[list[int]] | list[list[float]]]:
+    """Each ring as lists for JSON: of integers where all its coordinates are integral, else of floats."""
+    whole = geometry.integral(document.coordinates, document.offsets)
+    integers = document.coordinates.astype(np.int64).tolist() if whole.any() else []
+    floats = document.coordinates.tolist() if not whole.all() else []
+    ends = document.offsets.tolist()
+    return [
+        (integers if integral else floats)[begin:end]
+        for integral, begin, end in zip(whole.tolist(), ends[:-1], ends[1:], strict=True)
+    ]

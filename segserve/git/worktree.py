@@ -146,7 +146,7 @@ def snapshot(tree: WorkTree, found: Changes, mirror: Path, scratch: Path) -> str
     if own_index and own_index.exists():
         shutil.copy2(own_index, index)  # with its time: git tells by it which entries are too young to be trusted
     elsewhere = {"GIT_INDEX_FILE": str(index), "GIT_OBJECT_DIRECTORY": str(mirror / "objects")}
-    if False:
+    if found.staged:
         # Content that is staged lies in the user's object store alone. Entries without file times are read again.
         lines = "".join(f"{line}\0" for line in found.staged)
         _run_in(tree, "update-index", "-z", "--index-info", variables=elsewhere, stdin=lines, mirror=mirror)

@@ -2,14 +2,15 @@
 
     selection   which planes           discover   names → files         kinds, readers/   one module per kind of file
     planning    headers → plan         scaling    values → grey levels  png        chunks, checksums, writer
-    staging     plan → folder          mapfile    inputs.json           base       what they share, limits
+    staging     plan → folder          mapfile    inputs.json           pixels     projection, samples, opacity
+    base        what they share, limits
 
 Coordinates: x to the right, y down, pixel (0, 0) at the top left of the staged image.
 """
 
 from segserve.inputs.base import Series, Source
 from segserve.inputs.mapfile import digest, read_map, short_names
-from segserve.inputs.planning import InputPlan, describe, plan
+from segserve.inputs.planning import InputPlan, describe, plan, structure
 from segserve.inputs.selection import Selection, channel_list
 from segserve.inputs.staging import stage
 
@@ -25,4 +26,5 @@ __all__ = [
     "read_map",
     "short_names",
     "stage",
+    "structure",
 ]

@@ -8,18 +8,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 from segserve.errors import UnreadableImage
 from segserve.findings import Finding
 from segserve.inputs import kinds
 from segserve.inputs.base import MAX_IMAGES, Source, Unusable
 from segserve.inputs.discover import discover
-from segserve.inputs.selection import Request, Selection, choose, spread
+from segserve.inputs.selection import Request, Selection, channel_list, choose, spread
 
 _BATCH = 64  # files per task: starting a task costs as much as reading a header
 _SLOW = 0.001  # seconds per file
-_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +54,32 @@ def describe(paths: Iterable[str | os.PathLike[str]]) -> tuple[Source, ...]:
     sources, findings, _ = _inspect(paths)
     refuse(findings, len(sources) + len(findings))
     return tuple(sources)
+
+
+def structure(sources: Iterable[Source]) -> list[dict[str, Any]]:
+    """What `segserve images --json` prints: plain values; sizes are 1 and names empty where a file says nothing."""
+    return [
+        {
+            "file": source.given,
+            "kind": source.kind,
+            "series": [
+                {
+                    "index": index,
+                    "name": series.name,
+                    **{axis: series.sizes.get(axis, 1) for axis in "TZ"},
+                    "C": series.channels,
+                    "channels": list(channel_list(series)),
+                    "rows": series.shape[0],
+                    "columns": series.shape[1],
+                    "dtype": series.dtype,
+                    "colour": series.rgb,
+                    "pixel_size_um": series.pixel_size_um,
+                }
+                for index, series in enumerate(source.series)
+            ],
+        }
+        for source in sources
+    ]
 
 
 def plan(paths: Iterable[str | os.PathLike[str]], selection: Selection | None = None) -> InputPlan:

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from functools import partial, reduce
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from segserve.errors import DiskFull
 from segserve.findings import Finding
 from segserve.inputs import kinds, mapfile, png, scaling, selection
 from segserve.inputs.base import Array, Planes, Series, Source, Unusable, read_bytes, read_descriptor
+from segserve.inputs.pixels import changed
+from segserve.inputs.pixels import image as image_of
 from segserve.inputs.planning import InputPlan, refuse
 from segserve.inputs.scaling import Scale
 from segserve.inputs.selection import Request
@@ -166,7 +168,7 @@ class _Stager:
         if problem is not None:
             raise Unusable("image-truncated", problem, "Copy or export it again.")
         if png.shape(data) != series.shape:
-            raise _changed()
+            raise changed()
         digest = hashlib.sha256(data).hexdigest()
         return self._staged(index, request, series, digest, Scale(series.dtype), 3 if series.rgb else 1)
 
@@ -199,7 +201,7 @@ class _Stager:
         source = self.plan.sources[request.source]
         series = source.series[request.series]
         with kinds.opened(source) as planes:
-            image = _image(planes, request, series)
+            image = image_of(planes, request, series)
             depth = self.plan.selection.depth
             scale = scaling.fixed(series.dtype, depth) or _fit([image], series.dtype, depth)
             return self._write(index, request, series, image, scale)
@@ -209,7 +211,7 @@ class _Stager:
             with kinds.opened(source) as planes:
                 scales = self._scales(source, planes, items)
                 for index, request in items:
-                    image = _image(planes, request, source.series[request.series])
+                    image = image_of(planes, request, source.series[request.series])
                     scale = scales[source.series[request.series].dtype]
                     yield _bind(self._write_guarded, index, request, image, scale), _weight(source, request)
         except Unusable as problem:
@@ -224,7 +226,7 @@ class _Stager:
         scales: dict[str, Scale] = {}
         depth = self.plan.selection.depth
         for dtype, group in groupby(sorted(items, key=type_of), key=type_of):
-            images = (_image(planes, request, source.series[request.series]) for _, request in group)
+            images = (image_of(planes, request, source.series[request.series]) for _, request in group)
             scales[dtype] = scaling.fixed(dtype, depth) or _fit(images, dtype, depth)
         return scales
 
@@ -289,10 +291,6 @@ def _bind(work: Callable[..., _Done], *values: object) -> Callable[[], _Done]:
     return partial(work, *values)
 
 
-def _changed() -> Unusable:
-    return Unusable("image-changed", "has changed since it was looked at", "Wait until it is written, then run again.")
-
-
 def _weight(source: Source, request: Request) -> int:
     """Bytes that one image needs while it is worked on: decoded, scaled, filtered for PNG."""
     series = source.series[request.series]
@@ -303,39 +301,3 @@ def _write_all(descriptor: int, data: bytes) -> None:
     written = os.write(descriptor, data)
     while written < len(data):  # the kernel takes at most 2 GiB at once
         written += os.write(descriptor, memoryview(data)[written:])
-
-
-def _image(planes: Planes, request: Request, series: Series) -> Array:
-    """The pixels of one image in the values of the source: projected, without opacity, one sample if one is chosen."""
-    with kinds.decoding("decoded"):
-        stored = (planes.read(request.series, plane) for plane in selection.planes(request, series))
-        image = _projected(stored, request.z, series) if isinstance(request.z, str) else next(stored)
-        if image.shape[:2] != series.shape or image.dtype.name != series.dtype:
-            raise _changed()
-    if image.ndim == 2:
-        return image
-    if request.sample is not None:
-        return image[..., request.sample]
-    if series.alpha:
-        _check_opaque(image[..., -1])
-        image = image[..., :-1]
-    return image[..., 0] if image.shape[-1] == 1 else image
-
-
-def _projected(stored: Iterator[Array], how: str, series: Series) -> Array:
-    """Greatest or mean value along z, in the type of the source (means of integers are rounded)."""
-    dtype = np.dtype(series.dtype)
-    if how == "max":
-        return reduce(np.fmax if dtype.kind == "f" else np.maximum, stored)
-    mean = reduce(np.add, (plane.astype(np.float64) for plane in stored)) / series.sizes["Z"]
-    return (mean if dtype.kind == "f" else np.rint(mean)).astype(dtype)
-
-
-def _check_opaque(alpha: Array) -> None:
-    opaque = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "iu" else 1
-    if not (alpha == opaque).all():
-        raise Unusable(
-            "image-transparent",
-            "has transparent pixels, whose colour means nothing",
-            "Flatten it onto a background, or choose a channel: --channel R.",
-        )

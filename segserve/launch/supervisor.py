@@ -23,11 +23,11 @@ from typing import Any, NoReturn
 import psutil
 
 from segserve import devices, process, redact
+from segserve.errors import BackendError
 from segserve.launch import executor
 from segserve.launch.log import Log
 from segserve.layout import AttemptDir
 from segserve.model import (
-    CONTAINER_LABEL,
     COOKIE,
     GO,
     Ending,
@@ -61,7 +61,13 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     parser.add_argument("attempt", type=Path)
     parser.add_argument("--control-fd", type=int, required=True)
     arguments = parser.parse_args(argv)
-    code = Supervisor(AttemptDir(arguments.attempt), socket.socket(fileno=arguments.control_fd)).run()
+    supervisor = Supervisor(AttemptDir(arguments.attempt), socket.socket(fileno=arguments.control_fd))
+    code = 1
+    try:
+        code = supervisor.run()
+    except Exception:  # a defect of ours: it goes into the log, and no outcome says LOST to whoever looks next
+        traceback.print_exc()
+        supervisor.abandon()
     # Not sys.exit: threads may still wait for a tracking server, and mlflow's exit handlers for more than that.
     sys.stdout.flush()
     sys.stderr.flush()
@@ -79,6 +85,7 @@ class Supervisor:
         secrets = [value for name, value in os.environ.items() if redact.SECRET_NAME.search(name)]
         self._log = Log(attempt.log, secrets=secrets)
         self._wake_end, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._cookie = ""  # that of the plan, once it is known
         self._why: Ending | None = None  # why it is ended before it ends by itself
         self._over = False  # the executor has ended by itself, it is too late to stop it
         self._started = 0.0  # of the executor, seconds since the epoch
@@ -98,8 +105,10 @@ class Supervisor:
             self._log.close()
             return 0
         self._install_signals()
-        write_atomically(self._attempt.supervisor, to_json(process.identity()))
+        if not self._attempt.supervisor.exists():
+            write_atomically(self._attempt.supervisor, to_json(process.identity()))
         self.plan = plan_from_json(self._attempt.plan.read_text(encoding="utf-8"))
+        self._cookie = self.plan.cookie
         executor.enter(self.plan)
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         sys.addaudithook(self._audit)
@@ -113,6 +122,11 @@ class Supervisor:
         self._publish(outcome)
         devices.clear(leases)
         return 0
+
+    def abandon(self) -> None:
+        """Leave nothing behind after a defect of ours."""
+        process.end(self._living, grace=GRACE_SECONDS)
+        self._log.close()
 
     def _await_go(self) -> list[int] | None:
         message, leases, _, _ = socket.recv_fds(self._control, len(GO), _MOST_LEASES, socket.MSG_CMSG_CLOEXEC)
@@ -191,7 +205,8 @@ class Supervisor:
             scratch.replace(self._attempt.heartbeat)
 
     def _living(self) -> list[psutil.Process]:
-        found = [*process.descendants(), *process.marked(COOKIE, self.plan.cookie)]
+        marked = process.marked(COOKIE, self._cookie) if self._cookie else []
+        found = [*process.descendants(), *marked]
         return list({one.pid: one for one in found}.values())
 
     def _reap(self) -> None:
@@ -222,14 +237,12 @@ class Supervisor:
     def _end_containers(self) -> None:
         if self.plan.docker_args is None:
             return
-        label = f"{CONTAINER_LABEL}={self.plan.cookie}"
+        from segserve.environments import dockerengine
+
         try:
-            process.end_containers(label)
-            if self._why is not None:  # the engine may still have been starting what the client had asked for
-                time.sleep(0.5)
-                process.end_containers(label)
-        except (process.CommandFailed, FileNotFoundError) as error:
-            self._log.say(f"The containers of this attempt cannot be ended: {error}")
+            dockerengine.kill(self.plan.cookie)
+        except BackendError as error:
+            self._log.say(f"{error.message} {error.hint}")
 
     def _reason(self) -> str:
         if self._why is Ending.TIMED_OUT:

@@ -187,7 +187,7 @@ class _Drive:
             run_url=handle.url,
             artifact_uri=handle.artifact_uri,
             defaults={p.name: p.default for p in prepared.entry.parameters.values() if p.default is not None},
-            warnings=(*prepared.resolution.notes, *prepared.spec.warnings, *map(str, prepared.project.findings)),
+            warnings=(*prepared.notes, *prepared.spec.warnings, *map(str, prepared.project.findings)),
         )
         self.ctx.journal.note(job.id, self.fence, run_id=handle.run_id, run_url=handle.url)
 
@@ -206,8 +206,13 @@ class _Drive:
             phase=self.ctx.reporter.phase,
         )
         self._learn(
-            environment=asdict(environment), seconds={**self.facts.seconds, "environment": time.monotonic() - began}
+            environment=asdict(environment),
+            warnings=tuple(dict.fromkeys((*self.facts.warnings, *environment.spec.warnings))),
+            seconds={**self.facts.seconds, "environment": time.monotonic() - began},
         )
+        for warning in environment.spec.warnings:
+            if warning not in prepared.spec.warnings:  # only the build could know it
+                self.ctx.reporter.warn(warning)
         return environment
 
     def _stage(self, prepared: Prepared) -> tuple[StagedImage, ...]:

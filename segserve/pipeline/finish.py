@@ -47,7 +47,8 @@ def finish(ctx: Context, job: Job, fence: int, outcome: Outcome) -> Result:
         judge(outcome, folder.attempt(1))
         result = _collect(ctx, job, folder, outcome)
     except SegserveError as failure:
-        record_failure(ctx, job.id, fence, failure)
+        state = JobState.CANCELLED if isinstance(failure, RunCancelled) else JobState.FAILED
+        record_failure(ctx, job.id, fence, failure, state)
         raise
     ctx.journal.move(job.id, fence, JobState.SUCCEEDED, result=str(result.folder), warnings=result.warnings)
     if not job.options.get("keep"):

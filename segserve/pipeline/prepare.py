@@ -45,6 +45,7 @@ class Prepared:
     """A request that has passed every check that needs no build."""
 
     resolution: Resolution
+    notes: tuple[str, ...]  # of resolution and checkout
     project: Project
     entry: EntryPoint
     parameters: Mapping[str, str]
@@ -69,7 +70,10 @@ def prepare(ctx: Context, request: Request, checkout: Path) -> Prepared:
         committed=request.committed,
         on_note=ctx.reporter.note,
     )
-    ctx.store.checkout(resolution, checkout, submodules=request.submodules)
+    notes = list(resolution.notes)
+    ctx.store.checkout(resolution, checkout, submodules=request.submodules, on_note=notes.append)
+    for note in notes[len(resolution.notes) :]:
+        ctx.reporter.note(note)
     loaded = project.load(checkout / resolution.pin.subdir)
     for finding in loaded.findings:
         ctx.reporter.warn(str(finding))
@@ -79,7 +83,7 @@ def prepare(ctx: Context, request: Request, checkout: Path) -> Prepared:
     spec = environments.detect(loaded, request.build)
     for warning in spec.warnings:
         ctx.reporter.warn(warning)
-    return Prepared(resolution, loaded, entry, parameters, images, spec)
+    return Prepared(resolution, tuple(notes), loaded, entry, parameters, images, spec)
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,10 @@ def publish(assembled: Path, wanted: Path, *, exact: bool) -> Path:
     Raises:
         UsageError: the place exists (`exact`) or cannot be written.
     """
-    wanted.parent.mkdir(parents=True, exist_ok=True)
+    if not wanted.parent.exists():
+        wanted.parent.mkdir(parents=True)
+        if not exact:  # our own folder of results: in a repository it would make every later run of that one dirty
+            (wanted.parent / ".gitignore").write_text("*\n", encoding="utf-8")
     beside = wanted.parent / f".{wanted.name}.{os.getpid()}.partial"
     try:
         shutil.copytree(assembled, beside)

@@ -56,7 +56,7 @@ def cancel(ctx: Context, job_id: str) -> JobState:
     if record.state.final:
         return record.state
     folder = ctx.home.job(record.job_id)
-    if not local.cancel(folder.attempt(1)):
+    if not local.cancel(folder.attempt(1), wait=True):
         local.interrupt_driver(folder)
     with locked(folder.lock):  # the driver writes the end; if there is none, we do
         _undriven(ctx, record.job_id, folder)

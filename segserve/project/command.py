@@ -138,7 +138,7 @@ class _Shell:
         for character in text:
             if self.escaped:
                 self.escaped = False
-                self._add("\\" + character if character != "\n" else "")
+                self._add(character if character != "\n" else "")  # `\\eval` is eval
             elif character == "\\" and self.stack[-1] not in ("'", "#"):
                 self.escaped = True
             elif self.stack[-1] in ("", "("):

@@ -100,7 +100,7 @@ def _draw_file(path: Path, source: Path, document: Document, *, thumbnail: bool)
     if grey is None:
         raise ValueError(f"the staged image {source.name} cannot be read back")
     drawn = draw(grey, document)
-    path.write_bytes(_encoded(".png", drawn, [cv2.IMWRITE_PNG_COMPRESSION, 2]))
+    path.write_bytes(_encoded(".png", drawn, [cv2.IMWRITE_PNG_COMPRESSION, 1]))
     rows, columns = drawn.shape[:2]
     small = b""
     if thumbnail:

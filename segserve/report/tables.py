@@ -14,7 +14,7 @@ import numpy as np
 
 from segserve.format import Document, geometry, rules
 from segserve.format.document import Floats, Integers
-from segserve.format.v0_2 import plain_numbers
+from segserve.format.v0_2 import plain_rings
 from segserve.model import StagedImage
 
 COLUMNS = (
@@ -136,7 +136,10 @@ def write_results(
     with path.open("wb") as stream:
         stream.write(msgspec.json.encode(head)[:-1] + b',"images":[')
         for index, image, objects in per_image(document, images):
-            stream.write((b",\n" if index else b"\n") + msgspec.json.encode(_image(document, image, objects, measures)))
+            stream.write(
+                (b",\n" if index else b"\n")
+                + msgspec.json.encode(_image(document.image(index), image, objects, measures))
+            )
         stream.write(b"\n]}\n")
 
 
@@ -156,21 +159,29 @@ def _image(document: Document, image: StagedImage | None, objects: slice, measur
             "height": image.shape[0],
             "pixel_size_um": image.pixel_size_um,
         }
-    return {
-        **described,
-        "objects": [_object(document, number, measures) for number in range(*objects.indices(len(document)))],
-    }
+    return {**described, "objects": _objects(document, objects, measures)}
 
 
-def _object(document: Document, number: int, measures: Measures) -> dict[str, Any]:
-    score = float(document.scores[number])
-    centre = measures.centroids[number].tolist()
-    return {
-        "id": int(measures.ids[number]),
-        "label": document.labels[number],
-        "score": None if math.isnan(score) else score,
-        "area_px": _rounded(float(measures.areas[number])),
-        "centroid": None if math.isnan(centre[0]) else [round(value, 3) for value in centre],
-        "bbox": measures.boxes[number].tolist(),
-        "contour": plain_numbers(document.ring(number)),
-    }
+def _objects(document: Document, objects: slice, measures: Measures) -> list[dict[str, Any]]:
+    """The objects of the one image that `document` holds; `objects` are their places in `measures`."""
+    return [
+        {
+            "id": number,
+            "label": label,
+            "score": None if math.isnan(score) else score,
+            "area_px": _rounded(area),
+            "centroid": None if math.isnan(centre[0]) else [round(value, 3) for value in centre],
+            "bbox": box,
+            "contour": ring,
+        }
+        for number, label, score, area, centre, box, ring in zip(
+            measures.ids[objects].tolist(),
+            document.labels,
+            document.scores.tolist(),
+            measures.areas[objects].tolist(),
+            measures.centroids[objects].tolist(),
+            measures.boxes[objects].tolist(),
+            plain_rings(document),
+            strict=True,
+        )
+    ]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from segserve import git, redact, refs
 from segserve.errors import (
+    AccessDenied,
     InvalidProject,
     InvalidRef,
     NotFound,
@@ -105,10 +106,13 @@ class Store:
             RepositoryUnreachable: the remote does not answer, refuses us, or was never fetched and we are offline.
             TooLarge: a work tree over 2 GiB of uncommitted files.
             NotFound: a short name that is not registered.
+            AccessDenied: a folder, where `access` has no `file`.
         """
         if ref.kind is RepoKind.NAME:
             hint = f"For the folder: ./{ref.repo}" if Path(ref.repo).is_dir() else "Name a URL or a folder."
             raise NotFound(f"No executor is registered as '{ref.repo}'.", hint=hint)
+        if ref.kind in (RepoKind.PATH, RepoKind.FILE) and "file" not in self.access.protocols:
+            raise AccessDenied("Folders of this machine are not run here.", hint="Name a repository by https or ssh.")
         with _explained(ref.repo):
             if ref.kind is RepoKind.PATH:
                 found = self._resolve_folder(ref, committed=committed, on_note=on_note)

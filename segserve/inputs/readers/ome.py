@@ -95,6 +95,7 @@ def _ifds(
     strides = {order[0]: 1, order[1]: sizes[order[0]], order[2]: sizes[order[0]] * sizes[order[1]]}
     blocks = _all(pixels, "TiffData")
     found: dict[Plane, int] = {}
+    steps = 0
     for block in blocks or [ET.Element("TiffData")]:
         if not _here(block, own, file_name):
             continue
@@ -102,6 +103,8 @@ def _ifds(
         ifd = int(block.get("IFD", 0))
         count = int(block.get("PlaneCount", block.get("NumPlanes", 1 if "IFD" in block.attrib else 0)))
         count = count or min(total - first, pages - ifd)
+        steps += count
+        check_count(max(1, steps))  # blocks may repeat each other
         if first < 0 or ifd < 0 or first + count > total:
             raise Unusable("image-axes", f"declares planes outside its own dimensions ({first + count} of {total})")
         for step in range(count):
