@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from segserve import devices, process
+from segserve import devices, process, tracking
 from segserve.backends import BACKENDS, local
 from segserve.devices import Gpu
 from segserve.errors import BackendError, NoSlot
-from segserve.layout import AttemptDir, JobDir
+from segserve.layout import AttemptDir, Home, JobDir
 from segserve.model import CONTAINER_LABEL, Ending, LaunchPlan, outcome_from_json, to_json
+from segserve.tracking import record
 from tests.attempts import drive, kill, living, make_attempt, make_plan, outcome_of, wait_until
 from tests.image import base_image
 from tests.servers import mlflow_server
@@ -253,3 +254,23 @@ def test_interrupting_whoever_drives_a_job(tmp_path: Path) -> None:
 
 def test_the_list_of_backends() -> None:
     assert all(backend.CAPABILITIES.detached for backend in BACKENDS.values())
+
+
+def test_the_hold_on_the_tracking_server_lives_with_the_supervisor(
+    tmp_path: Path, home: Home, mlflow_server: str
+) -> None:
+    """A detached attempt logs at its end, maybe hours after the command that started it has gone."""
+    attempt = make_attempt(tmp_path / "attempt", "sleep 600")
+    handle = local.preload(attempt)
+    with tracking.hold(home) as hold:
+        handle.start(make_plan(attempt, mlflow_server, attached=False), hold=hold)
+    handle.release()
+    with record.exclusive_hold(home) as nobody:
+        assert not nobody
+    assert local.cancel(attempt, wait=True)
+
+    def nobody_holds() -> bool:
+        with record.exclusive_hold(home) as nobody:
+            return nobody
+
+    wait_until(nobody_holds)

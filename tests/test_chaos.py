@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import os
 import random
@@ -116,6 +117,20 @@ def test_kill_9_at_random_moments(tmp_path: Path, images: Path, victim: str) -> 
     assert [image["objects"] for image in json.loads(done.stdout)["images"]] == [1, 2, 1]
     jobs = json.loads(subprocess.run([*SEGSERVE, "ps", "-a", "--json"], check=True, capture_output=True).stdout)
     assert {job["state"] for job in jobs} <= {"succeeded", "failed", "cancelled"}
+    counts = collections.Counter((job["state"], _mlflow_status(job["job"])) for job in jobs)
+    print(f"seed {seed}: {dict(counts)}")
+    right = {("succeeded", "FINISHED"), ("failed", "FAILED"), ("cancelled", "KILLED")}
+    assert {pair for pair in counts if pair[1]} <= right  # "" has no run: killed before one was made
+
+
+def _mlflow_status(job: str) -> str:
+    from mlflow import MlflowClient
+
+    facts = json.loads(subprocess.run([*SEGSERVE, "show", job, "--json"], check=True, capture_output=True).stdout)
+    if not facts["mlflow"]:
+        return ""
+    address, run_id = facts["mlflow"].split("/#/")[0], facts["mlflow"].rsplit("/", 1)[1]
+    return str(MlflowClient(tracking_uri=address).get_run(run_id).info.status)
 
 
 def _kill(victim: str, run: subprocess.Popen[str], home: Path) -> bool:

@@ -78,7 +78,9 @@ def test_the_mlflow_run_holds_the_same(tmp_path: Path, images: Path) -> None:
     assert run.data.params["size"] == "10"
     assert run.data.metrics["objects"] == 4
     names = {item.path for item in client.list_artifacts(run_id)}
-    assert {"output.json", "objects.csv", "overlays", "report", "logs", "segserve.lock"} <= names
+    assert {"output.json", "results.json", "overlays", "report", "logs", "segserve.lock", "validation.json"} <= names
+    report = {item.path for item in client.list_artifacts(run_id, "report")}
+    assert report == {"report/summary.md", "report/index.html", "report/objects.csv"}
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,15 @@ from scipy import ndimage
 
 
 class Settings(NamedTuple):
-    """What a person can set. Lengths are pixels, areas pixels.
+    """What a person can set; lengths in pixels, areas in square pixels.
 
-    diameter: typical object diameter, 0 = found from the image. sigma: radius of the Gaussian that takes noise away.
-    sensitivity: above 1 takes fainter pixels, below 1 only brighter ones. split: 0 never cuts touching objects, 1 cuts
-    at the slightest neck. min_area, max_area: objects outside are dropped (max_area 0 = no limit).
-    invert: 'auto', 'yes' (dark objects on a bright ground) or 'no'.
+    diameter: of a typical object; 0 = found from the image.
+    sigma: the Gaussian that takes noise and texture away; 0 = a 24th of the diameter.
+    sensitivity: above 1 takes fainter pixels, below 1 only brighter ones.
+    split: 0 never cuts touching objects, 1 cuts at the slightest neck.
+    min_area, max_area: objects outside are dropped; 0 = a tenth of a typical object, and no upper limit.
+    min_contrast: objects that stand out less from their rim (0..1) are dropped.
+    invert: 'yes' for dark objects on a bright ground, 'no' for bright ones, 'auto' looks which.
     """
 
     diameter: float = 0.0
@@ -22,34 +25,56 @@ class Settings(NamedTuple):
     split: float = 0.88
     min_area: float = 0.0
     max_area: float = 0.0
-    min_contrast: float = 0.15
+    min_contrast: float = 0.25
     invert: str = "auto"
 
 
-def segment(image: np.ndarray, settings: Settings = Settings()) -> Tuple[np.ndarray, np.ndarray]:
+DEFAULTS = Settings()
+
+
+def segment(image: np.ndarray, settings: Settings = DEFAULTS) -> Tuple[np.ndarray, np.ndarray]:
     """Label mask (rows, columns) int32 and one score in 0..1 per label: how well it stands out from its surroundings.
 
-    image: (rows, columns) or (rows, columns, 3 or 4) of any number type.
+    image: (rows, columns) or (rows, columns, 3 or 4) as RGB(A), of any number type.
     """
     grey = normalise(to_grey(image))
     if settings.invert == "yes" or (settings.invert == "auto" and objects_are_dark(grey)):
         grey = 1.0 - grey
-    diameter = settings.diameter or typical_diameter(cv2.GaussianBlur(grey, (0, 0), 1))
-    flat = flatten(cv2.GaussianBlur(grey, (0, 0), settings.sigma or max(0.5, diameter / 20)), diameter)
-    mask = clean(foreground(flat, diameter, settings.sensitivity), diameter)
+    if settings.diameter:
+        return _segment(grey, settings.diameter, settings)
+    labels, score = _segment(grey, typical_diameter(grey), settings)
+    if len(score) == 0:
+        return labels, score
+    # The objects themselves tell their size better than the first guess did.
+    return _segment(grey, max(5.0, _median_diameter(labels)), settings)
+
+
+def _segment(grey: np.ndarray, diameter: float, settings: Settings) -> Tuple[np.ndarray, np.ndarray]:
+    sigma = settings.sigma or max(0.5, diameter / 24)
+    flat = flatten(cv2.GaussianBlur(grey, (0, 0), sigma), diameter)
+    mask = clean(foreground(flat, diameter, sigma, settings.sensitivity), diameter)
     depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
     labels = split(mask, cv2.GaussianBlur(depth, (0, 0), max(0.7, diameter / 16)), settings.split)
     smallest = settings.min_area or max(9.0, 0.1 * np.pi / 4 * diameter**2)
-    labels = keep_sizes(labels, smallest, settings.max_area)
-    score = contrast(flat, labels)
-    number = np.append(0, np.where(score >= settings.min_contrast, np.cumsum(score >= settings.min_contrast), 0))
-    return number[labels].astype(np.int32), score[score >= settings.min_contrast]
+    area, score = np.bincount(labels.ravel())[1:], contrast(flat, labels)
+    keep = (area >= smallest) & (score >= settings.min_contrast)
+    if settings.max_area > 0:
+        keep &= area <= settings.max_area
+    number = np.append(0, np.where(keep, np.cumsum(keep), 0)).astype(np.int32)
+    return number[labels], score[keep]
+
+
+def _median_diameter(labels: np.ndarray) -> float:
+    """Of a circle with the area of the object in which the middle pixel of all objects lies."""
+    area = np.sort(np.bincount(labels.ravel())[1:])
+    total = np.cumsum(area)
+    return float(2 * np.sqrt(area[int(np.searchsorted(total, total[-1] / 2))] / np.pi))
 
 
 def to_grey(image: np.ndarray) -> np.ndarray:
     """One channel, float32: the luminance of colours (alpha is ignored)."""
     if image.ndim == 3 and image.shape[2] >= 3:
-        return image[..., :3].astype(np.float32) @ np.array([0.114, 0.587, 0.299], np.float32)  # cv2 reads BGR
+        return image[..., :3].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     return np.ascontiguousarray(image if image.ndim == 2 else image[..., 0], np.float32)
 
 
@@ -70,7 +95,7 @@ def objects_are_dark(grey: np.ndarray) -> bool:
 
 def otsu(values: np.ndarray) -> float:
     """Otsu's threshold of values in 0..1, at 1/1024."""
-    counts, edges = np.histogram(values, 1024, (0, 1))
+    counts, edges = np.histogram(np.clip(values, 0, 1), 1024, (0, 1))
     centres = (edges[:-1] + edges[1:]) / 2
     below, weighted = np.cumsum(counts), np.cumsum(counts * centres)
     above = below[-1] - below
@@ -80,7 +105,7 @@ def otsu(values: np.ndarray) -> float:
 
 
 def flatten(grey: np.ndarray, diameter: float) -> np.ndarray:
-    """The image without its ground, 0..1; the very bright are held down so that they do not decide alone.
+    """The image without its ground, up to 1; the very bright are held down so that they do not decide alone.
 
     The ground is the lowest grey in the neighbourhood, so that it follows uneven light but not the objects.
     """
@@ -90,26 +115,38 @@ def flatten(grey: np.ndarray, diameter: float) -> np.ndarray:
     window = int(3 * diameter / shrink) | 1
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (window, window))
     low = cv2.GaussianBlur(cv2.erode(small, kernel, borderType=cv2.BORDER_REPLICATE), (0, 0), window / 2)
-    above = np.maximum(grey - cv2.resize(low, grey.shape[::-1], interpolation=cv2.INTER_LINEAR), 0)
+    above = grey - cv2.resize(low, grey.shape[::-1], interpolation=cv2.INTER_LINEAR)
     bent = np.arcsinh(above / max(2 * otsu(above), 1e-3))
     return (bent / max(float(bent.max()), 1e-6)).astype(np.float32)
 
 
 def typical_diameter(grey: np.ndarray) -> float:
     """Diameter (pixels) of the typical object: from how deep a first, rough mask is."""
-    mask = grey > otsu(grey)
-    mask = ndimage.binary_opening(mask, iterations=1)
-    depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
+    flat = flatten(cv2.GaussianBlur(grey, (0, 0), 1), min(grey.shape) / 10)
+    mask = cv2.morphologyEx((flat > level(flat, 1.0)).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    depth = cv2.distanceTransform(fill_holes(mask, 0.25 * (min(grey.shape) / 10) ** 2), cv2.DIST_L2, 5)
     smooth = cv2.GaussianBlur(depth, (0, 0), 1)
-    peaks = depth[(smooth == cv2.dilate(smooth, np.ones((7, 7)))) & (depth > 1.5)]
+    peaks = np.sort(depth[(smooth == cv2.dilate(smooth, np.ones((7, 7)))) & (depth > 1.5)])
     if not len(peaks):
         return 20.0
-    order = np.sort(peaks)
-    weight = np.cumsum(order**2)  # by area: specks do not count
-    return float(np.clip(2.0 * order[int(np.searchsorted(weight, weight[-1] / 2))], 5, min(grey.shape) / 2))
+    weight = np.cumsum(peaks**2)  # by area: specks do not count
+    return float(np.clip(2 * peaks[int(np.searchsorted(weight, weight[-1] / 2))], 5, min(grey.shape) / 2))
 
 
-def foreground(flat: np.ndarray, diameter: float, sensitivity: float) -> np.ndarray:
+def level(flat: np.ndarray, sigma: float) -> float:
+    """The least brightness of an object: most of Otsu's threshold, but well above the noise of the ground.
+
+    With few or no objects Otsu's threshold lies within the noise. `sigma` is the Gaussian that `flat` went through:
+    noise is what is finer than twice that.
+    """
+    whole = otsu(flat)
+    ground = flat <= whole
+    fine = (flat - cv2.GaussianBlur(flat, (0, 0), 2 * sigma))[ground]
+    noise = 1.4826 * float(np.median(np.abs(fine - np.median(fine))))
+    return max(0.7 * whole, float(np.percentile(flat[ground], 40)) + 8 * noise)
+
+
+def foreground(flat: np.ndarray, diameter: float, sigma: float, sensitivity: float) -> np.ndarray:
     """Pixels brighter than their neighbourhood, and not much darker than the threshold of the whole image.
 
     The neighbourhood (a Gaussian, half an object wide) puts the line where the grey falls most steeply, for faint and
@@ -117,18 +154,22 @@ def foreground(flat: np.ndarray, diameter: float, sensitivity: float) -> np.ndar
     than what is around it, is filled later.
     """
     local = cv2.GaussianBlur(flat, (0, 0), max(2.0, diameter / 4))
-    return (flat > local) & (flat > 0.7 * otsu(flat) / sensitivity)
+    return (flat > local) & (flat > level(flat, sigma) / sensitivity)
 
 
 def clean(mask: np.ndarray, diameter: float) -> np.ndarray:
-    """The mask without specks and threads, small holes filled."""
+    """The mask (bool) without specks and threads, small holes filled."""
     radius = max(1, round(diameter / 16))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-    mask = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, kernel)
-    count, parts, stats, _ = cv2.connectedComponentsWithStats(1 - mask, connectivity=4)
-    small = stats[:, cv2.CC_STAT_AREA] < 0.25 * diameter**2
+    return fill_holes(cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, kernel), 0.25 * diameter**2) > 0
+
+
+def fill_holes(mask: np.ndarray, largest: float) -> np.ndarray:
+    """`mask` (0 or 1, uint8) with its holes up to an area filled."""
+    _, parts, stats, _ = cv2.connectedComponentsWithStats(1 - mask, connectivity=4)
+    small = stats[:, cv2.CC_STAT_AREA] <= largest
     small[0] = False
-    return (mask > 0) | small[parts]
+    return mask | small[parts].astype(np.uint8)
 
 
 def split(mask: np.ndarray, height: np.ndarray, willingness: float) -> np.ndarray:
@@ -190,15 +231,6 @@ def join(labels: np.ndarray, depth: np.ndarray, neck: float) -> np.ndarray:
             root[other] = one
             peak[one] = max(peak[one], peak[other])
     return np.array([find(label) for label in range(count)], np.int32)[labels]
-
-
-def keep_sizes(labels: np.ndarray, smallest: float, largest: float) -> np.ndarray:
-    """Labels within the limits of area, counted through from 1."""
-    area = np.bincount(labels.ravel())
-    keep = (area >= smallest) & ((area <= largest) if largest > 0 else True)
-    keep[0] = False
-    number = np.where(keep, np.cumsum(keep), 0).astype(np.int32)
-    return number[labels]
 
 
 def contrast(flat: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -28,8 +28,8 @@ class Capabilities:
 class Handle(Protocol):
     """An attempt that this process has begun."""
 
-    def start(self, plan: LaunchPlan, lease: Lease) -> None:
-        """Launch. From now on the supervisor holds the lease, too."""
+    def start(self, plan: LaunchPlan, lease: Lease, *, hold: int | None = None) -> None:
+        """Launch. From now on the supervisor holds the lease, too, and keeps the descriptor `hold` open."""
 
     def poll(self) -> Outcome | None:
         """How it ended, or None while it runs."""

@@ -91,8 +91,10 @@ class Handle:
         self._control = control
         self._started = False
 
-    def start(self, plan: LaunchPlan, lease: Lease | None = None) -> None:
+    def start(self, plan: LaunchPlan, lease: Lease | None = None, *, hold: int | None = None) -> None:
         """Launch: attempt.json, then `go`, and with it copies of the lease's descriptors.
+
+        `hold` is a descriptor that the supervisor keeps open as long as it lives (`tracking.hold`).
 
         Raises:
             BackendError: the supervisor has died before; the quote is from its log.
@@ -101,7 +103,7 @@ class Handle:
         write_atomically(self.attempt.plan, to_json(plan))
         lease.name(self._supervisor.pid)
         try:
-            socket.send_fds(self._control, [GO], list(lease.descriptors))
+            socket.send_fds(self._control, [GO], [*lease.descriptors, *([] if hold is None else [hold])])
         except (BrokenPipeError, ConnectionResetError):
             raise BackendError(
                 "The supervisor of the executor ended before it was told to start.",

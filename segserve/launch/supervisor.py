@@ -100,8 +100,8 @@ class Supervisor:
         _become_subreaper()
         self._log.attach()
         executor.preload()
-        leases = self._await_go()
-        if leases is None:
+        held = self._await_go()
+        if held is None:
             self._log.close()
             return 0
         self._install_signals()
@@ -120,7 +120,7 @@ class Supervisor:
         outcome = self._judge(future, before)
         self._log.close()
         self._publish(outcome)
-        devices.clear(leases)
+        devices.clear(held[: len(self.plan.gpus)])  # behind the leases: the hold on the tracking server
         return 0
 
     def abandon(self) -> None:
@@ -129,8 +129,8 @@ class Supervisor:
         self._log.close()
 
     def _await_go(self) -> list[int] | None:
-        message, leases, _, _ = socket.recv_fds(self._control, len(GO), _MOST_LEASES, socket.MSG_CMSG_CLOEXEC)
-        return leases if message == GO else None
+        message, held, _, _ = socket.recv_fds(self._control, len(GO), _MOST_LEASES + 1, socket.MSG_CMSG_CLOEXEC)
+        return held if message == GO else None
 
     def _install_signals(self) -> None:
         # Handlers, not SIG_IGN: that would be inherited by the executor.

@@ -142,7 +142,7 @@ class _Drive:
         pool: ThreadPoolExecutor,
     ) -> Result | Started:
         where = server.result()
-        with tracking.hold(self.ctx.home):
+        with tracking.hold(self.ctx.home) as hold:
             tracker = tracking.open_tracker(self.ctx.home, where.uri)
             self._open_run(tracker, where, prepared, job)
             staging = pool.submit(self._stage, prepared)
@@ -152,7 +152,7 @@ class _Drive:
                 cache = self.ctx.home.cache / "executors"
                 cache.mkdir(exist_ok=True)
                 launch = Launch(self.folder, self.fence, prepared, job, environment, self.facts, cache)
-                self._start(handle, launch.plan(tracker, lease), lease)
+                self._start(handle, launch.plan(tracker, lease), lease, hold)
             if not job.attached:
                 handle.release()
                 return Started(job.id, self.facts.run_url, Path(job.output))
@@ -249,12 +249,12 @@ class _Drive:
 
         return devices.lease(self.request.gpus, job=job.id, wait=self.request.wait, on_wait=on_wait)
 
-    def _start(self, handle: local.Handle, plan: LaunchPlan, lease: devices.Lease) -> None:
+    def _start(self, handle: local.Handle, plan: LaunchPlan, lease: devices.Lease, hold: int) -> None:
         self.ctx.journal.new_attempt(plan.job_id, self.fence, attached=plan.attached, slot=",".join(lease.uuids))
         self.ctx.journal.move(plan.job_id, self.fence, JobState.RUNNING)
         where = f"on {', '.join(lease.names)}" if lease.uuids else "on the CPU"
         self.ctx.reporter.phase(f"Running {plan.entry} {where}  (job {plan.job_id})")
-        handle.start(plan, lease)
+        handle.start(plan, lease, hold=hold)  # the tracking server stays as long as the supervisor lives
 
     def _wait(self, handle: local.Handle) -> Outcome:
         follower = threading.Thread(target=self._follow, daemon=True)

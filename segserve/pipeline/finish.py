@@ -236,6 +236,7 @@ def _log_result(ctx: Context, folder: JobDir, facts: Facts, result: Result, outc
         # Not before the launch: an executor that logs a parameter itself, in its own spelling, would be refused.
         tracker.log_params(facts.run_id, {**facts.defaults, **facts.parameter_digests})
         tracker.set_tags(facts.run_id, {"segserve.result": str(result.folder), "segserve.state": "succeeded"})
+        _arrange_for_mlflow(folder.result)
         tracker.log_folder(facts.run_id, folder.result, "")
         _log_logs(tracker, facts, folder.attempt(1))
         tracker.finish(facts.run_id, "FINISHED")
@@ -246,9 +247,16 @@ def _log_result(ctx: Context, folder: JobDir, facts: Facts, result: Result, outc
     return result
 
 
+def _arrange_for_mlflow(result: Path) -> None:
+    """In the run's artifacts the table lies beside the report, where MLflow's UI previews it; the folder is ours."""
+    table = result / "objects.csv"
+    if table.exists():
+        table.rename(result / tracking.OBJECTS)
+
+
 def _log_logs(tracker: tracking.Tracker, facts: Facts, attempt: AttemptDir) -> None:
     if attempt.log.exists():
-        tracker.log_file(facts.run_id, attempt.log, "logs/executor.log")
+        tracker.log_file(facts.run_id, attempt.log, tracking.EXECUTOR_LOG)
 
 
 def _tidy(folder: JobDir) -> None:

@@ -83,6 +83,6 @@ class Launch:
             secrets=tuple(external),
             tracking_uri=plan.tracking_uri,
         )
-        # docker-py, which MLflow builds the image with, does not know `docker context`; the container gets none of these.
+        # docker-py, with which MLflow builds the image, knows no `docker context`; the container gets none of these.
         variables = {**plan.variables, **docker.client_variables()}
         return replace(plan, project=str(project), docker_args=arguments, variables=variables)

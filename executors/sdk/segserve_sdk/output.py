@@ -1,0 +1,69 @@
+"""Format 0.2, the only thing that an executor hands back."""
+
+import json
+import os
+import re
+import subprocess
+from typing import Any, Dict, List, Optional, Sequence, Union
+
+import numpy as np
+
+from segserve_sdk import contours
+
+VERSION = "0.2"
+
+
+def objects(
+    labels: np.ndarray, scores: Optional[Sequence[float]] = None, label: Union[str, Sequence[str]] = "Cell"
+) -> List[Dict[str, Any]]:
+    """The objects of one image, ready for `write_output`.
+
+    labels: (rows, columns) integers, 0 = background; see `contours` for what the polygons mean.
+    scores: one number per label value, for label 1, 2, … ; `label`: one text for all, or one per label value.
+    """
+    found = []
+    for value, ring in contours.polygons(labels):
+        name = label if isinstance(label, str) else label[value - 1]
+        item = {"label": name, "contour_coordinates": _numbers(ring), "type": "Polygon"}
+        if scores is not None:
+            item["score"] = float(scores[value - 1])
+        found.append(item)
+    return found
+
+
+def write_output(path: str, model: str, per_image: Sequence[Sequence[Dict[str, Any]]]) -> None:
+    """Write output.json: `per_image` has one list of objects per image, in the order of `images.paths`.
+
+    The file appears at once. NaN and infinity are refused (ValueError): JSON has no such numbers.
+    """
+    document = {"model": model, "format_version": VERSION, "segmentation_data": [list(image) for image in per_image]}
+    with open(path + ".part", "w", encoding="utf-8") as stream:
+        json.dump(document, stream, allow_nan=False)
+    os.replace(path + ".part", path)
+
+
+def write_info(path: str, name: str) -> None:
+    """Write the document of an `info` entry point: name, repository and commit."""
+    url, _, commit = provenance().partition("#")
+    with open(path, "w", encoding="utf-8") as stream:
+        json.dump({"name": name, "git_url": url, "git_hash": commit, "type": "info"}, stream)
+
+
+def provenance() -> str:
+    """`<repository>#<short commit>` of the checkout in the working directory; the URL without user and password."""
+    url = re.sub(r"^(\w+://)[^/@]*@", r"\1", _git("config", "--get", "remote.origin.url"))
+    return f"{url}#{_git('rev-parse', '--short', 'HEAD')}"
+
+
+def _git(*words: str) -> str:
+    try:
+        done = subprocess.run(["git", *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.decode("utf-8", "replace").strip()
+
+
+def _numbers(ring: np.ndarray) -> List[List[Union[int, float]]]:
+    """Whole coordinates as integers: shorter, and what other executors write."""
+    whole = ring.astype(np.int64)
+    return whole.tolist() if (whole == ring).all() else ring.tolist()
