@@ -1,6 +1,6 @@
 """Make the example images from the samples that ship with scikit-image (pip install scikit-image tifffile).
 
-Real images, free to use; `images/README.md` has sources and licences. Run: python examples/make_images.py
+Real images, free to use; `README.md` has sources and licences. Run: python examples/make_images.py
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     _png("coins.png", data.coins())
     _png("cell.png", data.cell()[180:560, 170:])
-    tissue = data.immunohistochemistry()[216:512, 148:268]
+    tissue = data.immunohistochemistry()[262:504, 164:250]
     _png("tissue.png", tissue[..., ::-1])
     haematoxylin = rgb2hed(tissue)[..., 0]
     low, high = np.percentile(haematoxylin, (0.1, 99.9))

@@ -196,7 +196,7 @@ def split(mask: np.ndarray, height: np.ndarray, willingness: float) -> np.ndarra
         if (further == target).all():
             break
         target = further
-    peaks, labels = np.unique(target[mask.ravel()], return_inverse=True)
+    _, labels = np.unique(target[mask.ravel()], return_inverse=True)
     result = np.zeros(mask.shape, np.int32)
     result[mask] = labels.ravel() + 1
     return join(result, order, willingness)
@@ -208,7 +208,12 @@ def join(labels: np.ndarray, depth: np.ndarray, neck: float) -> np.ndarray:
     peak = np.zeros(count, np.float32)
     np.maximum.at(peak, labels.ravel(), depth.ravel())
     first, second, saddle = [], [], []
-    for a, b in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:]), (np.s_[:-1, :-1], np.s_[1:, 1:]), (np.s_[1:, :-1], np.s_[:-1, 1:])):
+    for a, b in (
+        (np.s_[:, :-1], np.s_[:, 1:]),
+        (np.s_[:-1], np.s_[1:]),
+        (np.s_[:-1, :-1], np.s_[1:, 1:]),
+        (np.s_[1:, :-1], np.s_[:-1, 1:]),
+    ):
         here, there = labels[a], labels[b]
         border = (here != there) & (here > 0) & (there > 0)
         first.append(np.minimum(here, there)[border])

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
 
 from segserve import redact
 from segserve.cli import render
-from segserve.errors import EXIT_DEFECT, EXIT_INTERRUPTED, SegserveError
+from segserve.errors import EXIT_DEFECT, EXIT_INTERRUPTED, SegserveError, did_you_mean
 
 # name → module of segserve.cli that defines it; loaded when it is called, so that `segserve --help` is instant.
 COMMANDS = {
@@ -29,6 +31,7 @@ COMMANDS = {
     "cancel": "jobs",
     "env": "env",
 }
+_REPOSITORY_MARKS = "/.#@:"  # what looks like a REF stands where a command should: `run` was left out
 
 
 class LazyGroup(click.Group):
@@ -45,6 +48,17 @@ class LazyGroup(click.Group):
         module = importlib.import_module(f"segserve.cli.{COMMANDS[cmd_name]}")
         return getattr(module, cmd_name.replace("-", "_") + "_command")  # type: ignore[no-any-return]
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does it, with the nearest right name for a wrong one."""
+        word = args[0]
+        if word not in COMMANDS and not word.startswith("-"):
+            looks_like_ref = any(mark in word for mark in _REPOSITORY_MARKS)
+            hint = f"Did you mean 'segserve run {word}'?" if looks_like_ref else did_you_mean(word, COMMANDS)
+            ctx.fail(redact.text(f"There is no command '{word}'. {hint}"))
+        return super().resolve_command(ctx, args)
+
 
 def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
@@ -60,8 +74,8 @@ def cli() -> None:
     """Run any segmentation repository on your images with one command.
 
     \b
+    segserve info https://github.com/hip-satomi/Cellpose-Executor
     segserve run https://github.com/hip-satomi/Cellpose-Executor#main images/
-    segserve info .
     segserve ui
     """
 
@@ -71,31 +85,53 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     _stop_on_signals()
     try:
-        result = cli.main(args=words, prog_name="segserve", standalone_mode=False)
-        return result if isinstance(result, int) else 0
-    except click.exceptions.Abort:
-        return _interrupted()
-    except KeyboardInterrupt:
-        return _interrupted()
+        code = _explained(words)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output has gone (`segserve logs | head`)
+        return 0
+    return code
+
+
+def _explained(words: Sequence[str]) -> int:
+    """The command, and whatever ends it turned into words and an exit code."""
+    try:
+        return _run(words)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        return _interrupted(words)
     except click.ClickException as failure:
         return _usage(failure, words)
     except SegserveError as failure:
         return _failed(failure, words)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone (`segserve logs | head`)
-        return 0
+        raise
     except Exception as defect:  # the only place that turns a defect of ours into a message
-        return _defect(defect)
+        return _defect(defect, words)
+
+
+def _run(words: Sequence[str]) -> int:
+    # Not cli.main(): that one takes every broken pipe for its own and exits with 1.
+    try:
+        with cli.make_context("segserve", list(words)) as context:
+            result = cli.invoke(context)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    return result if isinstance(result, int) else 0
 
 
 def _wants_json(words: Sequence[str]) -> bool:
-    return "--json" in words
+    options = words[: list(words).index("--")] if "--" in words else words
+    return "--json" in options
+
+
+def _document(words: Sequence[str], code: str, message: str, exit_code: int) -> None:
+    if _wants_json(words):
+        render.document(render.failure(code, message, exit_code=exit_code))
 
 
 def _usage(failure: click.ClickException, words: Sequence[str]) -> int:
-    if _wants_json(words):
-        render.document({"error": {"code": "UsageError", "message": failure.format_message(), "exit_code": 2}})
-    failure.show()
+    _document(words, "UsageError", redact.text(failure.format_message()), 2)
+    with suppress(OSError):  # nobody may be left to read it
+        failure.show()
     return 2
 
 
@@ -106,20 +142,30 @@ def _failed(failure: SegserveError, words: Sequence[str]) -> int:
     return failure.exit_code
 
 
-def _interrupted() -> int:
-    click.echo("interrupted", err=True)
+def _interrupted(words: Sequence[str]) -> int:
+    _document(words, "Interrupted", "Interrupted.", EXIT_INTERRUPTED)
+    render.say("interrupted")
     return EXIT_INTERRUPTED
 
 
-def _defect(defect: Exception) -> int:
+def _defect(defect: Exception, words: Sequence[str]) -> int:
     from segserve.layout import home
 
-    log = home().ensure().logs / "defect.log"
-    with log.open("a", encoding="utf-8") as stream:
-        stream.write(redact.text("".join(traceback.format_exception(defect))) + "\n")
     text = redact.text(f"{type(defect).__name__}: {defect}")
-    click.echo(f"{render.style('defect:', fg='red', bold=True)} {text}", err=True)
-    click.echo(f"This is a fault of segserve. Please report it with the end of {log}.", err=True)
+    log = home().logs / "defect.log"
+    details = redact.text("".join(traceback.format_exception(defect)))
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as stream:
+            stream.write(details + "\n")
+        where = f"the end of {log}"
+    except OSError:  # it may be the disk that is broken
+        render.say(details)
+        where = "the lines above"
+    if _wants_json(words):
+        render.document(render.failure("Defect", text, exit_code=EXIT_DEFECT, log=str(log)))
+    render.say(f"{render.style('defect:', fg='red', bold=True)} {text}")
+    render.say(f"This is a fault of segserve. Please report it with {where}.")
     return EXIT_DEFECT
 
 
@@ -130,10 +176,20 @@ def _stop_on_signals() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts `segserve … &` like this
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
         signal.signal(signal.SIGHUP, interrupt)
 
 
 def run_main() -> None:
     """The console script."""
-    sys.exit(main())
+    if "_SEGSERVE_COMPLETE" in os.environ:  # the shell asks for completions, which only click's own main answers
+        cli.main(prog_name="segserve")
+    code = main()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:  # else Python tries again at its end, and complains
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(code)

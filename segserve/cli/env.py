@@ -7,8 +7,7 @@ from typing import Any
 import click
 
 from segserve import api
-from segserve.cli import render
-from segserve.cli.run import repository_options
+from segserve.cli import options, render
 
 
 @click.group("env")
@@ -17,7 +16,7 @@ def env_command() -> None:
 
 
 @env_command.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+@options.JSON
 def list_command(as_json: bool) -> None:
     """Environments that are built, newest use first."""
     with api.session() as session:
@@ -25,19 +24,29 @@ def list_command(as_json: bool) -> None:
     if as_json:
         render.document(built)
         return
-    rows = [(e["key"], e["kind"], e["python"], e["packages"], f"{e['bytes'] / 1e6:.0f} MB", e["used"]) for e in built]
-    header = ("key", "kind", "python", "packages", "size", "last used")
-    render.echo(render.table(header, rows, right=(3, 4)) if rows else "No environments.")
+    header = ("key", "kind", "from", "python", "packages", "size", "last used")
+    rows = [
+        (e["key"], e["kind"], e["source"], e["python"], e["packages"], _size(e["bytes"]), render.moment(e["used"]))
+        for e in built
+    ]
+    render.echo(render.table(header, rows, right=(4, 5)) if rows else "No environments.")
 
 
-@env_command.command("build")
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+@env_command.command("build", cls=options.SectionedCommand)
 @click.argument("ref")
-@click.option("-v", "--verbose", is_flag=True, help="Show the output of the build.")
-@repository_options
-def build_command(ref: str, *, verbose: bool, as_json: bool, **options: Any) -> None:
+@click.option("-v", "--verbose", is_flag=True, help="Show what the build prints.")
+@options.reference
+@options.environment
+@options.CONFIG
+@options.JSON
+def build_command(ref: str, *, verbose: bool, as_json: bool, **chosen: Any) -> None:
     """Build the environment of REF now, so that a later run starts at once."""
-    with api.session(config=options.pop("config"), reporter=render.TerminalReporter(int(verbose))) as session:
-        built = session.build_environment(session.request(ref, (), **options))
+    with api.session(config=chosen.pop("config"), reporter=render.TerminalReporter(int(verbose))) as session:
+        built = session.build_environment(session.request(ref, (), **chosen))
     if as_json:
         render.document(built)
     else:
@@ -46,17 +55,24 @@ def build_command(ref: str, *, verbose: bool, as_json: bool, **options: Any) -> 
 
 @env_command.command("rm")
 @click.argument("keys", nargs=-1, required=True)
-def rm_command(keys: tuple[str, ...]) -> None:
-    """Remove environments by key (or its beginning)."""
+@options.JSON
+def rm_command(keys: tuple[str, ...], as_json: bool) -> None:
+    """Remove environments by key (or its beginning); those that an open job uses stay."""
     with api.session() as session:
-        for key in keys:
-            render.echo(f"removed {session.remove_environment(key)}")
+        _removed([session.remove_environment(key) for key in keys], as_json)
 
 
 @env_command.command("gc")
 @click.option("--older-than", "days", type=click.FloatRange(min=0), default=30.0, show_default=True, metavar="DAYS")
-def gc_command(days: float) -> None:
+@options.JSON
+def gc_command(days: float, as_json: bool) -> None:
     """Remove environments that no open job uses and that nobody used for DAYS days, and what dead builds left."""
-    with api.session() as session:
-        removed = session.collect_garbage(days)
-    render.echo("\n".join(f"removed {key}" for key in removed) or "Nothing to remove.")
+    with api.session(reporter=render.TerminalReporter()) as session:
+        _removed(session.collect_garbage(days), as_json)
+
+
+def _removed(keys: list[str], as_json: bool) -> None:
+    if as_json:
+        render.document({"removed": keys})
+    else:
+        render.echo("\n".join(f"removed {key}" for key in keys) or "Nothing to remove.")

@@ -7,67 +7,86 @@ from typing import Any
 import click
 
 from segserve import api
-from segserve.cli import render
+from segserve.cli import options, render
 
-JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+_MOST_ERROR = 80  # characters in the table; `show` has all
+_INDENT = "\n             "
+
+
+def _session() -> Any:
+    return api.session(reporter=render.TerminalReporter())
 
 
 @click.command("ps")
 @click.option("-a", "--all", "everything", is_flag=True, help="Finished jobs too.")
 @click.option("-n", "limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
-@JSON
+@options.JSON
 def ps_command(everything: bool, limit: int, as_json: bool) -> None:
-    """List jobs; collect those that have finished meanwhile."""
-    with api.session() as session:
+    """List jobs, newest first; collect those that have finished meanwhile."""
+    with _session() as session:
         jobs = session.jobs(everything=everything, limit=limit)
     if as_json:
         render.document(jobs)
     elif not jobs:
         render.echo("No jobs." if everything else "No open jobs. (-a shows finished ones.)")
     else:
-        rows = [(j["job"], j["state"], j["executor"], j["entry"], j["images"], j["created"], j["error"]) for j in jobs]
+        rows = [
+            (j["job"], j["state"], j["executor"], j["entry"], j["images"], render.moment(j["created"]), _outcome(j))
+            for j in jobs
+        ]
         render.echo(render.table(("job", "state", "executor", "entry", "images", "created", ""), rows, right=(4,)))
+
+
+def _outcome(job: dict[str, Any]) -> str:
+    text = (job["error"].splitlines() or [job["result"]])[0]
+    return text if len(text) <= _MOST_ERROR else text[: _MOST_ERROR - 1] + "…"
 
 
 @click.command("show")
 @click.argument("job")
-@JSON
+@options.JSON
 def show_command(job: str, as_json: bool) -> None:
     """Everything known about JOB (an id or its beginning)."""
-    with api.session() as session:
+    with _session() as session:
         facts = session.show(job)
     if as_json:
         render.document(facts)
         return
+    facts = {**facts, "created": render.moment(facts["created"])}
     for name, value in facts.items():
         if value not in (None, "", {}, []):
-            render.echo(f"{name.replace('_', ' '):<12} {_text(value)}")
+            render.echo(f"{name.replace('_', ' '):<12} {render.plain(_text(value))}")
 
 
 def _text(value: Any) -> str:
     if isinstance(value, dict):
-        return "\n             ".join(f"{key}: {item}" for key, item in value.items())
+        return _INDENT.join(f"{key}: {_text(item)}" for key, item in value.items())
     if isinstance(value, list):
-        return "\n             ".join(str(item) for item in value)
-    return str(value)
+        return _INDENT.join(str(item) for item in value)
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    return str(value).replace("\n", _INDENT)
 
 
 @click.command("logs")
 @click.argument("job")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job ends.")
 def logs_command(job: str, follow: bool) -> None:
-    """Print what MLflow and the executor of JOB have written."""
-    with api.session() as session:
-        for chunk in session.logs(job, follow=follow):
-            click.echo(chunk, nl=False)
+    """Print what MLflow and the executor of JOB have written.
+
+    Of a job whose environment could not be built, what the build has written.
+    """
+    with _session() as session:
+        for line in session.logs(job, follow=follow):
+            click.echo(line, nl=False)
 
 
 @click.command("cancel")
 @click.argument("jobs", nargs=-1, required=True)
-@JSON
+@options.JSON
 def cancel_command(jobs: tuple[str, ...], as_json: bool) -> None:
-    """Stop JOBS and everything that they started."""
-    with api.session() as session:
+    """Stop JOBS (ids or their beginnings) and everything that they started."""
+    with _session() as session:
         stopped = [session.cancel(job) for job in jobs]
     if as_json:
         render.document(stopped)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
-from typing import Any
+from datetime import datetime
+from typing import Any, TextIO
 
 import click
 
@@ -17,19 +20,29 @@ from segserve.errors import SegserveError
 MAX_FINDINGS = 20
 
 
-def colour_wanted(no_color: bool = False) -> bool:
-    """https://no-color.org, and a terminal at the other end."""
-    return not no_color and "NO_COLOR" not in os.environ and sys.stderr.isatty()
+# What an executor or a file name brings along has no say over the terminal.
+_CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def colour_wanted(stream: TextIO | None = None) -> bool:
+    """https://no-color.org, and a terminal at the other end of `stream` (default: stderr)."""
+    stream = sys.stderr if stream is None else stream
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and stream.isatty()
+
+
+def plain(text: str) -> str:
+    """`text` without escape sequences and other control characters; lines and tabs stay."""
+    return _CONTROL.sub("", text)
 
 
 def style(text: str, **how: Any) -> str:
-    """`click.style` where colour is wanted."""
-    return click.style(text, **how) if colour_wanted() else text
+    """Styled text; `echo` and `say` take that out again where no colour is wanted."""
+    return click.style(text, **how)
 
 
 def echo(text: str) -> None:
     """A line of data."""
-    click.echo(text, color=colour_wanted())
+    click.echo(text, color=colour_wanted(sys.stdout))
 
 
 def document(value: Any) -> None:
@@ -39,7 +52,7 @@ def document(value: Any) -> None:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[int] = ()) -> str:
     """Columns as wide as their content, two blanks between them; columns in `right` are right-aligned."""
-    cells = [tuple(header), *(tuple("" if cell is None else str(cell) for cell in row) for row in rows)]
+    cells = [tuple(header), *(tuple("" if cell is None else plain(str(cell)) for cell in row) for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
 
     def line(row: Sequence[str]) -> str:
@@ -52,34 +65,63 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequen
     return "\n".join(line(row) for row in cells)
 
 
+def moment(iso: str) -> str:
+    """An ISO 8601 time as people here read it: local, to the minute."""
+    try:
+        return f"{datetime.fromisoformat(iso).astimezone():%Y-%m-%d %H:%M}"
+    except ValueError:
+        return iso
+
+
+def say(text: str) -> None:
+    """A line on stderr. Whoever read it may have gone (`2>&1 | head`): that must not cost a result."""
+    with suppress(OSError):
+        click.echo(text, err=True, color=colour_wanted())
+
+
 def error(failure: SegserveError) -> None:
     """What happened, the deciding lines, what to do next."""
-    click.echo(f"{style('error:', fg='red', bold=True)} {failure.message}", err=True)
-    for finding in failure.findings[:MAX_FINDINGS]:
-        click.echo(f"  {finding}", err=True)
-    if len(failure.findings) > MAX_FINDINGS:
-        click.echo(f"  … and {len(failure.findings) - MAX_FINDINGS} more", err=True)
-    for line in failure.quote.splitlines():
-        click.echo(f"  {style('│', dim=True)} {line}", err=True)
+    say(f"{style('error:', fg='red', bold=True)} {plain(failure.message)}")
+    findings = [finding for finding in failure.findings if finding.message.rstrip(".") not in failure.message]
+    for finding in findings[:MAX_FINDINGS]:
+        say(f"  {plain(str(finding))}")
+    if len(findings) > MAX_FINDINGS:
+        say(f"  … and {len(findings) - MAX_FINDINGS} more")
+    for line in plain(failure.quote).splitlines():
+        say(f"  {style('│', dim=True)} {line}")
     if failure.hint:
-        click.echo(f"{style('hint:', fg='cyan')} {failure.hint}", err=True)
+        say(f"{style('hint:', fg='cyan')} {plain(failure.hint)}")
     if failure.log is not None:
-        click.echo(f"{style('log:', fg='cyan')} {failure.log}", err=True)
+        say(f"{style('log:', fg='cyan')} {failure.log}")
 
 
-def error_document(failure: SegserveError) -> dict[str, Any]:
-    """The same for machines."""
+def failure(code: str, message: str, *, exit_code: int, hint: str = "", quote: str = "", log: str | None = None,
+            findings: Sequence[Any] = ()) -> dict[str, Any]:  # fmt: skip
+    """The document of everything that ends with another exit code than 0, for machines: the same keys always."""
     return {
         "error": {
-            "code": failure.code,
-            "message": failure.message,
-            "hint": failure.hint,
-            "quote": failure.quote,
-            "log": str(failure.log) if failure.log else None,
-            "exit_code": failure.exit_code,
-            "findings": [asdict(finding) for finding in failure.findings],
+            "code": code,
+            "message": message,
+            "hint": hint,
+            "quote": quote,
+            "log": log,
+            "exit_code": exit_code,
+            "findings": list(findings),
         }
     }
+
+
+def error_document(error: SegserveError) -> dict[str, Any]:
+    """`failure` for one of our own errors."""
+    return failure(
+        error.code,
+        error.message,
+        exit_code=error.exit_code,
+        hint=error.hint,
+        quote=error.quote,
+        log=str(error.log) if error.log else None,
+        findings=[asdict(finding) for finding in error.findings],
+    )
 
 
 class TerminalReporter:
@@ -90,6 +132,7 @@ class TerminalReporter:
         self._bar = sys.stderr.isatty() and verbosity >= 0
         self._last = 0.0
         self._open = False
+        self.warned: set[str] = set()  # so that nothing is said twice
 
     def phase(self, text: str) -> None:
         """A new step begins."""
@@ -103,6 +146,7 @@ class TerminalReporter:
 
     def warn(self, text: str) -> None:
         """Worth acting on; also said when quiet."""
+        self.warned.add(text)
         self._say(f"{style('warning:', fg='yellow')} {text}")
 
     def progress(self, done: int, total: int, what: str) -> None:
@@ -111,7 +155,8 @@ class TerminalReporter:
         if self._bar and (done == total or now - self._last > 0.1):
             self._last = now
             self._open = True
-            click.echo(f"\r\x1b[K  {what} {done}/{total}", nl=False, err=True)
+            with suppress(OSError):
+                click.echo(f"\r\x1b[K  {what} {done}/{total}", nl=False, err=True)
             if done == total:
                 self._close()
 
@@ -122,9 +167,9 @@ class TerminalReporter:
 
     def _say(self, text: str) -> None:
         self._close()
-        click.echo(text, err=True)
+        say(text)
 
     def _close(self) -> None:
         if self._open:
             self._open = False
-            click.echo("", err=True)
+            say("")

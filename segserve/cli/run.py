@@ -8,8 +8,10 @@ from typing import Any
 import click
 
 from segserve import api
-from segserve.cli import render
+from segserve.cli import options, render
 from segserve.errors import InvalidParameters
+
+_MOST_ROWS = 40
 
 
 def _parameters(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -17,9 +19,9 @@ def _parameters(_: click.Context, __: click.Parameter, values: tuple[str, ...]) 
     for value in values:
         name, equals, text = value.partition("=")
         if not equals or not name:
-            raise InvalidParameters(f"-P {value}: a parameter is given as name=value.")
+            raise InvalidParameters(f"-P {value}: a parameter is given as NAME=VALUE.", hint="For example: -P size=12")
         if name in pairs:
-            raise InvalidParameters(f"-P {name} is given twice.")
+            raise InvalidParameters(f"-P {name} is given twice.", hint="Leave one of them out.")
         pairs[name] = text
     return pairs
 
@@ -27,56 +29,42 @@ def _parameters(_: click.Context, __: click.Parameter, values: tuple[str, ...]) 
 def _overlays(_: click.Context, __: click.Parameter, value: str) -> int | None:
     if value == "all":
         return None
-    if value.isdigit():
+    if value.isascii() and value.isdigit():
         return int(value)
-    raise click.BadParameter("a number or 'all'.")
+    raise click.BadParameter(f"'{value}' is neither a number nor 'all'.")
 
 
-def repository_options(command: Any) -> Any:
-    """Options that say which commit, shared by `run` and `info`."""
-    for option in reversed(
-        (
-            click.option("--rev", metavar="REV", help="Branch, tag or commit, without parsing."),
-            click.option("--entry", metavar="NAME", help="Entry point, without parsing."),
-            click.option("--offline", is_flag=True, help="Use the last known commit; ask no remote."),
-            click.option("--committed", is_flag=True, help="Of a local work tree, run HEAD without your changes."),
-            click.option("--allow-unreachable", is_flag=True, help="Accept a commit that no branch or tag contains."),
-            click.option("--submodules", is_flag=True, help="Check out submodules too."),
-            click.option("--env", "kind", type=click.Choice(["uv", "conda", "docker", "local"]), help="Force a kind."),
-            click.option("--python", metavar="X.Y", help="Python version instead of the file's."),
-            click.option("--config", type=click.Path(path_type=Path), help="Another config.toml."),
-            click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout."),
-        )
-    ):
-        command = option(command)
-    return command
-
-
-@click.command("run")
+@click.command("run", cls=options.SectionedCommand)
 @click.argument("ref")
 @click.argument("images", nargs=-1)
-@click.option("-P", "parameters", multiple=True, callback=_parameters, metavar="KEY=VALUE", help="A parameter.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the result (must not exist).")
+@click.option("-P", "parameters", multiple=True, callback=_parameters, metavar="NAME=VALUE",
+              help="A parameter of the entry point (again for more); `segserve info REF` lists them.")  # fmt: skip
 @click.option("-d", "--detach", is_flag=True, help="Return once it runs; `segserve ps` collects it later.")
-@click.option("--first", type=click.IntRange(min=1), metavar="N", help="Try N images spread over the input.")
-@click.option("--dry-run", is_flag=True, help="Say what would run, and stop.")
-@click.option("--channel", metavar="NAME|N", help="Which channel of multi-channel images.")
-@click.option("--z", metavar="max|mean|N|each", help="What to do with z planes.")
-@click.option("--series", metavar="NAME|N", help="Which series of a file with several.")
-@click.option("--frames", metavar="A:B", help="Which time points.")
-@click.option("--depth", type=click.Choice(["8", "16"]), help="Grey levels of the staged images.")
+@click.option("--dry-run", is_flag=True, help="Check everything, say what would run, and stop.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR",
+              help="Folder for the result (must not exist).  [default: segserve-results/DATE-EXECUTOR]")  # fmt: skip
+@click.option("--overlays", default="24", callback=_overlays, metavar="N|all", show_default=True,
+              help="How many overlays to draw.")  # fmt: skip
+@click.option("--experiment", metavar="NAME", help="MLflow experiment.  [default: segserve]")
+@click.option("--keep", is_flag=True, help="Keep the job's checkout and staged images.")
+@click.option("--open", "open_report", is_flag=True, help="Open the report in a browser.")
+@click.option("--first", type=click.IntRange(min=1), metavar="N", help="Try N images, spread over the input.")
+@click.option("--channel", metavar="NAME|N", help="Which channel of multi-channel images (N from 0).")
+@click.option("--z", metavar="max|mean|N|each", help="What to do with z planes: project, choose, or take each.")
+@click.option("--series", metavar="NAME|N", help="Which series of a file with several (N from 0).")
+@click.option("--frames", metavar="A:B", help="Time points A to B-1 (from 0).")
+@click.option("--depth", type=click.Choice(["8", "16"]), help="Bits of grey of the images that the executor gets.")
 @click.option("--gpus", metavar="N|auto|none", default="auto", show_default=True, help="Whole GPUs to lease.")
 @click.option("--no-wait", is_flag=True, help="Fail when no GPU is free, instead of waiting.")
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Time limit of the executor.")
 @click.option("--memory", type=click.FloatRange(min=0.1), metavar="GB", help="Memory limit (docker).")
 @click.option("--cpus", type=click.FloatRange(min=0.1), metavar="N", help="CPU limit (docker).")
-@click.option("--overlays", default="24", callback=_overlays, metavar="N|all", help="How many overlays to draw.")
-@click.option("--experiment", metavar="NAME", help="MLflow experiment.")
-@click.option("--keep", is_flag=True, help="Keep checkout and staged images of the job.")
-@click.option("--open", "open_report", is_flag=True, help="Open the report.")
-@click.option("-v", "--verbose", is_flag=True, help="Show the output of builds and of the executor.")
+@click.option("-v", "--verbose", is_flag=True, help="Show what builds and the executor print.")
 @click.option("-q", "--quiet", is_flag=True, help="Only warnings and the result.")
-@repository_options
+@options.reference
+@options.environment
+@options.CONFIG
+@options.JSON
 def run_command(
     ref: str,
     images: tuple[str, ...],
@@ -86,46 +74,76 @@ def run_command(
     verbose: bool,
     quiet: bool,
     as_json: bool,
-    **options: Any,
+    **chosen: Any,
 ) -> int:
-    """Run the executor REF on IMAGES (files, folders, globs).
+    """Run the executor REF on IMAGES (files, folders, patterns).
 
     \b
-    REF is <repo>[@<rev>][#<entry>] or <repo>[@<rev>]#<subdir>:[<entry>];
-    a repository is a URL (https, ssh), user@host:path, or a folder such as '.'.
+    REF = <repository>[@<revision>][#<entry point>]
+          <repository>[@<revision>]#<folder>:[<entry point>]
+    A repository is a URL (https, ssh), user@host:path, or a folder (. or ./executor).
+
+    \b
+    segserve run . examples/images -P min_area=30
+    segserve run https://host/group/executor@v1.2#omnipose cells.tif --channel 0 --first 4
     """
     reporter = render.TerminalReporter(-1 if quiet else int(verbose))
-    with api.session(config=options.pop("config"), reporter=reporter) as session:
-        request = session.request(ref, images, **options)
+    with api.session(config=chosen.pop("config"), reporter=reporter) as session:
+        request = session.request(ref, images, **chosen)
         if dry_run:
             plan = session.plan(request)
             render.document(plan) if as_json else render.echo(_plan_text(plan))
             return 0
         done = session.run(request)
+    if isinstance(done, api.Result):
+        for warning in done.warnings:
+            if warning not in reporter.warned and warning not in reporter.noted:
+                reporter.warn(warning)
     if as_json:
         render.document(done.as_json())
     elif isinstance(done, api.Started):
-        render.echo(f"Job {done.job_id} runs.  Next: segserve logs -f {done.job_id} · segserve ps")
+        render.echo(_started_text(done))
     else:
         render.echo(_result_text(done))
     if open_report and isinstance(done, api.Result):
-        click.launch(str(done.folder / "report" / "index.html"))
+        _open(done)
     return 0
+
+
+def _open(result: api.Result) -> None:
+    report = result.folder / "report" / "index.html"
+    if report.exists():  # an entry point without images has none
+        click.launch(str(report))
+
+
+def _started_text(started: api.Started) -> str:
+    return "\n".join(
+        (
+            f"Job {started.job_id} runs.",
+            f"Result  {started.folder} (when it has ended)",
+            f"Next    segserve logs -f {started.job_id}  ·  segserve ps  ·  segserve cancel {started.job_id}",
+        )
+    )
 
 
 def _result_text(result: api.Result) -> str:
     lines = []
+    report = result.folder / "report" / "index.html"
     if result.images:
         rows = [(_image_name(image), count) for image, count in zip(result.images, result.counts, strict=True)]
-        shown = rows if len(rows) <= 40 else [*rows[:20], ("…", ""), *rows[-20:]]
+        shown = rows if len(rows) <= _MOST_ROWS else [*rows[: _MOST_ROWS // 2], ("…", ""), *rows[-_MOST_ROWS // 2 :]]
         lines += [render.table(("image", "objects"), shown, right=(1,)), ""]
-        lines.append(f"{sum(result.counts)} objects in {len(result.images)} images")
+        lines.append(f"{_number(sum(result.counts), 'object')} in {_number(len(result.images), 'image')}")
     if result.findings:
-        remarks = "1 remark" if len(result.findings) == 1 else f"{len(result.findings)} remarks"
-        lines.append(f"{remarks} on the polygons: {result.folder / 'validation.json'}")
+        found = _number(len(result.findings), "remark")
+        lines.append(f"{found} on the polygons: {result.folder / 'validation.json'}")
     lines += [f"Result  {result.folder}", f"MLflow  {result.run_url}"]
-    lines.append(f"Next    open {result.folder / 'report' / 'index.html'}  ·  segserve ui")
+    lines.append(f"Next    open {report}  ·  segserve ui" if report.exists() else "Next    segserve ui")
     return "\n".join(lines)
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _image_name(image: Any) -> str:
@@ -138,34 +156,65 @@ def _plan_text(plan: dict[str, Any]) -> str:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, dict):
-        return ", ".join(f"{key}={item}" for key, item in value.items()) or "–"
+        return render.plain(", ".join(f"{key}={item}" for key, item in value.items())) or "–"
     if isinstance(value, (list, tuple)):
-        return ", ".join(str(item) for item in value) or "–"
-    return str(value) if value not in (None, "") else "–"
+        return render.plain("\n             ".join(str(item) for item in value)) or "–"
+    return render.plain(str(value)) if value not in (None, "") else "–"
 
 
 @click.command("info")
 @click.argument("ref")
-@repository_options
-def info_command(ref: str, *, as_json: bool, **options: Any) -> None:
-    """Show entry points, parameters, environment and commit of REF; nothing is built."""
-    with api.session(config=options.pop("config")) as session:
-        info = session.info(session.request(ref, (), **options))
+@options.reference
+@options.CONFIG
+@options.JSON
+def info_command(ref: str, *, as_json: bool, **chosen: Any) -> None:
+    """Show entry points, parameters, environment and commit of REF.
+
+    Nothing is built. With an entry point (REF#NAME), only that one is shown.
+    """
+    with api.session(config=chosen.pop("config")) as session:
+        info = session.info(session.request(ref, (), **chosen))
     if as_json:
         render.document(info)
-        return
-    render.echo(f"{info['name']}\n  repository   {info['repository']}\n  commit       {info['commit']}")
-    render.echo(f"  environment  {info['environment']['kind']} ({info['environment']['source'] or 'no file'})")
-    for note in info["notes"]:
-        render.echo(f"  note         {note}")
+    else:
+        render.echo(_info_text(ref, info))
+
+
+def _info_text(ref: str, info: dict[str, Any]) -> str:
+    source = info["environment"]["source"]
+    lines = [
+        info["name"] or "(a project without a name)",
+        f"  repository   {info['repository']}" + (f"  (folder {info['subdir']})" if info["subdir"] else ""),
+        f"  commit       {info['commit']}" + (f"  ({info['branch']})" if info["branch"] else ""),
+        f"  environment  {info['environment']['kind']}" + (f" ({source})" if source else ""),
+        *(f"  note         {note}" for note in info["notes"]),
+    ]
     for entry in info["entry_points"]:
-        render.echo(f"\n#{entry['name']}" + ("" if entry["images_parameter"] else "   (takes no images)"))
+        lines += ["", f"#{entry['name']}" + ("" if entry["images_parameter"] else "   (takes no images)")]
+        lines += [f"  problem: {problem}" for problem in entry["problems"]]
         rows = [
             (f"  {p['name']}", p["type"], _default(p), "images" if p["name"] == entry["images_parameter"] else "")
             for p in entry["parameters"]
         ]
-        render.echo(render.table(("  parameter", "type", "default", ""), rows) if rows else "  no parameters")
+        lines.append(render.table(("  parameter", "type", "default", ""), rows) if rows else "  no parameters")
+    entries = info["entry_points"]
+    if entries:
+        first = next((entry for entry in entries if entry["name"] == "main"), entries[0])
+        images = " IMAGES" if first["images_parameter"] else ""
+        bare = ref.partition("#")[0]
+        folder = f"{info['subdir']}:" if info["subdir"] else ""
+        lines += ["", f"Next    segserve run {redacted(bare)}#{folder}{first['name']}{images}"]
+    return render.plain("\n".join(lines))
+
+
+def redacted(ref: str) -> str:
+    """A reference as it may be shown."""
+    from segserve import redact
+
+    return redact.url(ref)
 
 
 def _default(parameter: dict[str, Any]) -> str:

@@ -3,65 +3,78 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from segserve import api, findings
-from segserve.cli import render
+from segserve.cli import options, render
 from segserve.errors import Verdict
-
-JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 
 
 @click.command("images")
 @click.argument("files", nargs=-1, required=True)
-@JSON
+@options.JSON
 def images_command(files: tuple[str, ...], as_json: bool) -> None:
-    """List series, time points, planes, channels and pixel size of FILES."""
-    described = api.images(files)
+    """List series, time points, planes, channels and pixel size of FILES (or folders, patterns).
+
+    The numbers are what --series, --frames, --z and --channel of `segserve run` choose from.
+    """
+    described, notes = api.inspect_images(files)
     if as_json:
         render.document(described)
-        return
-    header = ("file", "series", "T", "Z", "C", "channels", "size", "type", "µm/pixel")
-    rows = [
-        (
-            entry["file"],
-            entry["series"],
-            entry["t"],
-            entry["z"],
-            entry["c"],
-            ", ".join(entry["channels"]),
-            f"{entry['width']}×{entry['height']}",
-            entry["dtype"],
-            "×".join(f"{size:g}" for size in entry["pixel_size_um"] or ()),
-        )
-        for entry in described
-    ]
-    render.echo(render.table(header, rows, right=(2, 3, 4)))
+    else:
+        header = ("file", "series", "name", "T", "Z", "C", "channels", "size", "type", "µm/pixel")
+        rows = [_series_row(file, series) for file in described for series in file["series"]]
+        render.echo(render.table(header, rows, right=(3, 4, 5)))
+    for note in notes:
+        render.say(f"note: {render.plain(note)}")
+
+
+def _series_row(file: dict[str, Any], series: dict[str, Any]) -> tuple[Any, ...]:
+    return (
+        file["file"],
+        series["index"],
+        series["name"],
+        series["T"],
+        series["Z"],
+        series["C"],
+        ", ".join(series["channels"]) or ("colour" if series["colour"] else ""),
+        f"{series['columns']}×{series['rows']}",
+        series["dtype"],
+        "×".join(f"{size:g}" for size in series["pixel_size_um"] or ()),
+    )
 
 
 @click.command("validate")
-@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--format", "style", type=click.Choice(["text", "json", "junit"]), default="text", show_default=True)
-def validate_command(files: tuple[Path, ...], style: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+def validate_command(files: tuple[Path, ...], style: str, as_json: bool) -> int:
     """Check that each of FILES is a valid output.json; exit code 7 when one is not."""
     found = api.validate(files)
-    if style == "json":
+    bad = findings.errors_in(found)
+    if as_json or style == "json":
         click.echo(findings.as_json(found))
     elif style == "junit":
         click.echo(findings.as_junit(found, "segserve validate"))
     else:
-        render.echo(findings.as_text(found) or f"{len(files)} file(s) valid")
-    bad = findings.errors_in(found)
+        if found:
+            render.echo(render.plain(findings.as_text(found)))
+        if not bad:
+            render.echo("1 file is valid" if len(files) == 1 else f"{len(files)} files are valid")
     if bad:
-        raise Verdict(f"{len(bad)} error(s) found.")
+        verdict = Verdict("1 error was found." if len(bad) == 1 else f"{len(bad)} errors were found.")
+        render.error(verdict)
+        return verdict.exit_code
+    return 0
 
 
 @click.command("ui")
 @click.option("--stop", is_flag=True, help="Stop the embedded tracking server.")
 @click.option("--no-open", is_flag=True, help="Only print the address.")
 def ui_command(stop: bool, no_open: bool) -> None:
-    """Open the MLflow tracking UI (starts the embedded server when needed)."""
+    """Open the MLflow tracking UI with all runs (starts the embedded server when needed)."""
     with api.session() as session:
         if stop:
             render.echo("stopped" if session.stop_ui() else "was not running")
@@ -73,9 +86,9 @@ def ui_command(stop: bool, no_open: bool) -> None:
 
 
 @click.command("doctor")
-@JSON
+@options.JSON
 def doctor_command(as_json: bool) -> int:
-    """Check what segserve needs on this machine: git, interpreters, GPUs, docker, disk, package index."""
+    """Check what segserve needs here: git, disk, interpreters, package index, GPUs, docker."""
     with api.session() as session:
         checks = session.doctor()
     if as_json:

@@ -5,6 +5,7 @@ Whoever drives a job holds its lock file; the journal's rows are fenced besides.
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import time
@@ -238,7 +239,10 @@ class _Drive:
         lock_text = lock.render(job, environment, prepared.project.file, segserve.__version__)
         self.folder.lockfile.write_text(lock_text, encoding="utf-8")
         self._learn(inputs_digest=digest)
-        tracker.set_tags(self.facts.run_id, {"segserve.inputs_digest": digest, "segserve.images": str(len(staged))})
+        tags = {"segserve.inputs_digest": digest, "segserve.images": str(len(staged))}
+        if staged:
+            tags["segserve.images_folder"] = os.path.commonpath([Path(image.source).parent for image in staged])
+        tracker.set_tags(self.facts.run_id, tags)
 
     def _lease(self, job: Job) -> devices.Lease:
         """Whole GPUs; the wait for them is a state of its own, and says who holds them."""

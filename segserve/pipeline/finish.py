@@ -123,16 +123,18 @@ def _collect(ctx: Context, job: Job, folder: JobDir, outcome: Outcome) -> Result
     images = inputs.read_map(folder.inputs_map) if job.images_parameter else ()
     shutil.rmtree(folder.result, ignore_errors=True)
     folder.result.mkdir()
+    # In files that people pass on, an image is called by its name below the folder that all have in common.
+    named = tuple(replace(image, source=name) for image, name in zip(images, inputs.short_names(images), strict=True))
     if images:
         output, note = collect.find_output(artifacts, project)
-        collected = collect.collect(output, images)
+        collected = collect.collect(output, named)
         warnings = (*facts.warnings, *([note] if note else []))
         findings = collected.findings
         document = collected.document if isinstance(collected.document, Document) else None
         counts = report.write(
             folder.result,
             collected,
-            images,
+            named,
             folder.inputs,
             report_facts(job, replace(facts, warnings=warnings), outcome),
             overlays=job.options.get("overlays", 24),

@@ -280,7 +280,8 @@ def markdown_text(value: object) -> str:
     """A text on one line that Markdown (and HTML within it) takes literally, and that still reads well as it is."""
     line = re.sub(r"[\x00-\x1f\x7f\u2028\u2029]+", " ", str(value))
     line = re.sub(r"([\\`*_\[\]#|~])", r"\\\1", html.escape(line, quote=False))
-    return re.sub(r"^(\s*)([-+>]|\d+[.)])", r"\1\\\2", line)
+    line = re.sub(r"^(\s*)([-+>])", r"\1\\\2", line)
+    return re.sub(r"^(\s*\d+)([.)]\s)", r"\1\\\2", line)  # "1. …" would begin a list; a digit itself cannot be escaped
 
 
 def write(folder: Path, view: View) -> None:

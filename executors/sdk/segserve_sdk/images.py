@@ -1,14 +1,13 @@
 """The images that an executor is given, in the order in which its results have to be."""
 
-import glob
-import os
-from typing import List
+from pathlib import Path
+from typing import List, Union
 
 import cv2
 import numpy as np
 
 
-def paths(where: str) -> List[str]:
+def paths(where: Union[str, Path]) -> List[Path]:
     """The PNG files of a folder in sorted order; a single file is a list of one.
 
     segserve stages every image as PNG with a zero-padded name, so that sorted order is the order of the input.
@@ -16,21 +15,22 @@ def paths(where: str) -> List[str]:
     Raises:
         FileNotFoundError: there is nothing of that name, or a folder without PNG files.
     """
-    if os.path.isfile(where):
+    where = Path(where)
+    if where.is_file():
         return [where]
-    found = sorted(glob.glob(os.path.join(glob.escape(where), "*.png")))
+    found = sorted(path for path in where.glob("*.png") if not path.name.startswith("."))
     if not found:
         raise FileNotFoundError(f"no images found: '{where}' holds no PNG file")
     return found
 
 
-def read(path: str) -> np.ndarray:
+def read(path: Union[str, Path]) -> np.ndarray:
     """An image as it was staged: (rows, columns) or (rows, columns, 3 or 4), uint8 or uint16, colours as RGB(A).
 
     Raises:
         ValueError: the file is no image.
     """
-    image = cv2.imread(path, cv2.IMREAD_UNCHANGED)
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise ValueError(f"cannot read image '{path}'")
     if image.ndim == 3:

@@ -1,9 +1,9 @@
 """Format 0.2, the only thing that an executor hands back."""
 
 import json
-import os
 import re
 import subprocess
+from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Union
 
 import numpy as np
@@ -31,22 +31,23 @@ def objects(
     return found
 
 
-def write_output(path: str, model: str, per_image: Sequence[Sequence[Dict[str, Any]]]) -> None:
+def write_output(path: Union[str, Path], model: str, per_image: Sequence[Sequence[Dict[str, Any]]]) -> None:
     """Write output.json: `per_image` has one list of objects per image, in the order of `images.paths`.
 
     The file appears at once. NaN and infinity are refused (ValueError): JSON has no such numbers.
     """
     document = {"model": model, "format_version": VERSION, "segmentation_data": [list(image) for image in per_image]}
-    with open(path + ".part", "w", encoding="utf-8") as stream:
+    part = Path(f"{path}.part")
+    with part.open("w", encoding="utf-8") as stream:
         json.dump(document, stream, allow_nan=False)
-    os.replace(path + ".part", path)
+    part.replace(path)
 
 
-def write_info(path: str, name: str) -> None:
+def write_info(path: Union[str, Path], name: str) -> None:
     """Write the document of an `info` entry point: name, repository and commit."""
     url, _, commit = provenance().partition("#")
-    with open(path, "w", encoding="utf-8") as stream:
-        json.dump({"name": name, "git_url": url, "git_hash": commit, "type": "info"}, stream)
+    document = {"name": name, "git_url": url, "git_hash": commit, "type": "info"}
+    Path(path).write_text(json.dumps(document), encoding="utf-8")
 
 
 def provenance() -> str:

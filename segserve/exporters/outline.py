@@ -1,0 +1,156 @@
+"""From a ring to its pixels, and from pixels to their outline in corner coordinates.
+
+Corner coordinates: pixel (0, 0) is the square from (0, 0) to (1, 1), as QuPath, ImageJ, COCO and most others have it.
+The area of an outline is the number of pixels, exactly.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from segserve.format.document import Floats
+
+Ring = npt.NDArray[np.int64]  # (n, 2) x, y; not closed
+Polygon = list[Ring]  # the outer ring (clockwise on the screen), then its holes (counter-clockwise)
+_STEPS = np.array([(1, 0), (0, 1), (-1, 0), (0, -1)])  # east, south, west, north
+_RIGHT_PIXEL = ((0, 0), (-1, 0), (-1, -1), (0, -1))  # from the start of a step, the pixel to the right of it
+
+
+def pixels(ring: Floats, shape: tuple[int, int]) -> tuple[npt.NDArray[np.bool_], int, int]:
+    """The pixels of an image of `shape` (rows, columns) whose centres lie in the closed ring: (mask, left, top).
+
+    `ring` is (n, 2) in pixel-centre coordinates. The mask is no larger than the ring's box within the image.
+    """
+    from segserve_sdk import contours
+
+    if not len(ring):
+        return np.zeros((0, 0), bool), 0, 0
+    low = np.maximum(np.ceil(ring.min(axis=0)), 0)
+    high = np.minimum(np.floor(ring.max(axis=0)), (shape[1] - 1, shape[0] - 1))
+    width, height = (int(size) for size in np.maximum(high - low + 1, 0))
+    if not width or not height:
+        return np.zeros((0, 0), bool), 0, 0
+    return contours.mask([(1, ring - low)], (height, width)) > 0, int(low[0]), int(low[1])
+
+
+def polygons(mask: npt.NDArray[np.bool_]) -> list[Polygon]:
+    """The outline of a mask as polygons with holes, valid in the sense of the OGC (of shapely, JTS, QuPath).
+
+    Every ring is simple. There is one polygon per 4-connected part: pixels that touch at a corner only have no valid
+    ring in common. Corners only; two neighbouring points of a ring differ in one coordinate.
+    """
+    loops = [part for loop in _loops(mask) for part in _simple(loop)]
+    shells = [loop for loop in loops if _doubled_area(loop) > 0]
+    if len(shells) == 1:
+        return [[shells[0], *(loop for loop in loops if loop is not shells[0])]]
+    import cv2
+
+    _, part = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
+    by_part: dict[int, Polygon] = {int(part[_right_pixel(shell)]): [shell] for shell in shells}
+    for loop in loops:
+        if _doubled_area(loop) < 0:
+            by_part[int(part[_right_pixel(loop)])].append(loop)
+    return list(by_part.values())
+
+
+def keyhole(parts: list[Polygon]) -> Ring:
+    """One ring for targets that know neither holes nor several parts: all rings, joined by ways there and back.
+
+    The ways run along pixel borders (never through a centre) and cancel out: area and even-odd filling are those of
+    the polygons.
+    """
+    first, *others = [ring for polygon in parts for ring in polygon]
+    joined = first
+    for ring in others:
+        distance = np.abs(joined[:, None, :] - ring[None, :, :]).sum(axis=2)
+        here, there = divmod(int(distance.argmin()), len(ring))
+        entry = np.roll(ring, -there, axis=0)
+        elbow = np.array([(entry[0, 0], joined[here, 1])])
+        way_in = [elbow] if (elbow != joined[here]).any() and (elbow != entry[0]).any() else []
+        touching = distance[here, there] == 0  # the same corner: nothing to walk
+        inner = [entry[1:], entry[:1]] if touching else [*way_in, entry, entry[:1], *way_in, joined[here : here + 1]]
+        joined = np.concatenate([joined[: here + 1], *inner, joined[here + 1 :]])
+    return joined
+
+
+def _loops(mask: npt.NDArray[np.bool_]) -> list[Ring]:
+    """The borders of a mask as closed walks of corners with the object on the right; they may touch themselves."""
+    solid = np.pad(mask, 1).astype(np.int8)
+    across, down = np.diff(solid, axis=0)[:, 1:-1], np.diff(solid, axis=1)[1:-1]
+    starts, headings = [], []
+    for heading, (edges, sign, offset) in enumerate(
+        ((across, 1, (0, 0)), (down, -1, (0, 0)), (across, -1, (1, 0)), (down, 1, (0, 1)))
+    ):
+        rows, columns = np.nonzero(edges == sign)
+        starts.append(np.stack([columns + offset[0], rows + offset[1]], axis=1))
+        headings.append(np.full(len(rows), heading))
+    start, heading_of = np.concatenate(starts), np.concatenate(headings)
+    following = _following(start, heading_of, mask.shape[1] + 1)
+    return _walk(start, heading_of.tolist(), following.tolist())
+
+
+def _following(start: Ring, heading: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.int64]:
+    """The edge behind each edge: the one to the right where there is a choice, so that the object stays on our right
+    and pixels that touch at a corner are walked around one by one."""
+    code = (start[:, 1] * width + start[:, 0]) * 4 + heading
+    order = np.argsort(code)
+    ordered = code[order]
+    end = start + _STEPS[heading]
+    at = (end[:, 1] * width + end[:, 0]) * 4
+    result = np.full(len(code), -1, np.int64)
+    for turn in (3, 0, 1):  # left, straight on, right: the last that exists stays
+        wanted = at + (heading + turn) % 4
+        found = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
+        exists = ordered[found] == wanted
+        result[exists] = order[found[exists]]
+    return result
+
+
+def _walk(start: Ring, heading: list[int], following: list[int]) -> list[Ring]:
+    loops, seen = [], bytearray(len(heading))
+    for first in range(len(heading)):
+        if seen[first]:
+            continue
+        corners, edge = [], first
+        while not seen[edge]:
+            seen[edge] = 1
+            after = following[edge]
+            if heading[after] != heading[edge]:
+                corners.append(after)
+            edge = after
+        loops.append(start[corners])
+    return loops
+
+
+def _simple(loop: Ring) -> list[Ring]:
+    """A walk that touches itself, cut into rings that do not."""
+    points = list(map(tuple, loop.tolist()))
+    if len(set(points)) == len(points):
+        return [loop]
+    rings, stack, place = [], [], {}
+    for point in points:
+        if point in place:
+            cut = place[point]
+            rings.append(np.array(stack[cut:]))
+            for passed in stack[cut + 1 :]:
+                del place[passed]
+            del stack[cut + 1 :]
+        else:
+            place[point] = len(stack)
+            stack.append(point)
+    rings.append(np.array(stack))
+    return rings
+
+
+def _doubled_area(ring: Ring) -> int:
+    x, y = ring.T
+    return int(x @ np.roll(y, -1) - np.roll(x, -1) @ y)
+
+
+def _right_pixel(ring: Ring) -> tuple[int, int]:
+    """(row, column) of the pixel to the right of the ring's first step."""
+    (x0, y0), (x1, y1) = ring[0].tolist(), ring[1].tolist()
+    heading = (0 if x1 > x0 else 2) if y0 == y1 else (1 if y1 > y0 else 3)
+    dx, dy = _RIGHT_PIXEL[heading]
+    return y0 + dy, x0 + dx
