@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,12 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from segserve import config as settings
-from segserve import doctor, environments, inputs, layout, project, refs, tracking
+from segserve import devices, doctor, environments, inputs, layout, project, refs, tracking
 from segserve import format as polygons
 from segserve.backends import local
 from segserve.environments import docker
 from segserve.environments.base import BuildOptions
-from segserve.errors import NotFound
+from segserve.errors import (
+    BackendError,
+    EnvironmentBuildFailed,
+    InvalidRef,
+    NotFound,
+    UnreadableImage,
+    disk_full,
+)
 from segserve.findings import Finding
 from segserve.inputs import Selection
 from segserve.journal import JobRecord
@@ -41,8 +49,20 @@ from segserve.pipeline import facts as facts_file
 from segserve.pipeline import (
     run as drive,
 )
+from segserve.store import Resolution
 
-__all__ = ["Request", "Result", "Session", "Started", "images", "info", "run", "session", "validate"]
+__all__ = [
+    "Request",
+    "Result",
+    "Session",
+    "Started",
+    "images",
+    "info",
+    "inspect_images",
+    "run",
+    "session",
+    "validate",
+]
 
 
 def run(ref: str, images: Sequence[str | Path] = (), *, reporter: Reporter | None = None, **options: Any) -> Result:
@@ -64,34 +84,43 @@ def info(ref: str, **options: Any) -> dict[str, Any]:
 
 
 def images(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
-    """Every series of image files: sizes of T, Z, C, channel names, (x, y) pixel size in µm."""
-    return [
-        {
-            "file": source.given,
-            "kind": source.kind,
-            "series": number,
-            "name": series.name,
-            "t": series.sizes.get("T", 1),
-            "z": series.sizes.get("Z", 1),
-            "c": series.channels,
-            "channels": list(inputs.channel_list(series)),
-            "height": series.shape[0],
-            "width": series.shape[1],
-            "dtype": series.dtype,
-            "pixel_size_um": series.pixel_size_um,
-        }
-        for source in inputs.describe(paths)
-        for number, series in enumerate(source.series)
-    ]
+    """Every file with its series: sizes of T, Z, C, channel names, (x, y) pixel size in µm.
+
+    Raises:
+        UnreadableImage: with a finding for every input that cannot be read.
+    """
+    return inputs.structure(inputs.describe(paths))
 
 
-def validate(files: Sequence[Path]) -> list[Finding]:
-    """Every finding about output.json files, in order; strict: what a run forgives is an error here."""
+def inspect_images(paths: Sequence[str | Path]) -> tuple[list[dict[str, Any]], list[str]]:
+    """`images`, and what `run` would have to say about them: notes, or the choices that it would ask for."""
+    described = images(paths)
+    try:
+        planned = inputs.plan(paths)
+    except UnreadableImage as refusal:
+        return described, [f"`segserve run` needs a choice: {refusal.message} {refusal.hint}".strip()]
+    count = "1 image" if planned.count == 1 else f"{planned.count} images"
+    return described, [*planned.notes, f"`segserve run` makes {count} of this"]
+
+
+def validate(files: Sequence[str | Path]) -> list[Finding]:
+    """Every finding about output.json files, in order; strict: what a run forgives is an error here.
+
+    Raises:
+        NotFound: one of them does not exist or is no file.
+    """
     return [
         replace(finding, place=replace(finding.place, path=str(file)))
         for file in files
-        for finding in _findings(file.read_bytes())
+        for finding in _findings(_content(Path(file)))
     ]
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise NotFound(f"'{file}' cannot be read: {error.strerror}.", hint="Name files like output.json.") from None
 
 
 def _findings(data: bytes) -> Sequence[Finding]:
@@ -103,8 +132,37 @@ def _findings(data: bytes) -> Sequence[Finding]:
 
 @contextmanager
 def session(*, config: Path | None = None, reporter: Reporter | None = None) -> Iterator[Session]:
-    """One command's worth of work in the user's home."""
-    yield Session(Context(layout.home().ensure(), settings.load(config), reporter or QuietReporter()))
+    """One command's worth of work in the user's home.
+
+    Raises:
+        UsageError: the configuration is malformed.
+        BackendError: the home cannot be used.
+        DiskFull: whatever the disk had no space for. The one place that turns what the system says into this.
+    """
+    try:
+        yield Session(Context(_home(), settings.load(config), reporter or QuietReporter()))
+    except (OSError, sqlite3.Error) as error:
+        full = disk_full(error)
+        if full is None:
+            raise
+        raise full from error
+
+
+def _home() -> layout.Home:
+    home = layout.home()
+    try:
+        return home.ensure()
+    except OSError as error:
+        if disk_full(error):
+            raise
+        raise BackendError(
+            f"'{home.path}' cannot be used: {error.strerror}.", hint="SEGSERVE_HOME names another folder."
+        ) from None
+
+
+def _not_registered(name: str) -> InvalidRef:
+    hint = f"For the folder, write ./{name}." if Path(name).is_dir() else "Name a URL (https://…, ssh://…) or a folder."
+    return InvalidRef(f"No executor is registered under the short name '{name}'.", hint=hint)
 
 
 @dataclass
@@ -150,10 +208,13 @@ class Session:
             InvalidRef, UsageError: something is not what it should be.
         """
         chosen = self.ctx.settings
+        parsed = refs.parse(ref, rev=rev, entry=entry)
+        if parsed.kind is refs.RepoKind.NAME:
+            raise _not_registered(parsed.repo)
         limit = chosen.run.timeout_s if timeout is None else timeout
         return Request(
-            ref=refs.parse(ref, rev=rev, entry=entry),
-            images=tuple(str(path) for path in images),
+            ref=parsed,
+            images=(str(images),) if isinstance(images, (str, Path)) else tuple(str(path) for path in images),
             parameters={name: str(value) for name, value in (parameters or {}).items()},
             selection=Selection(
                 channel=channel,
@@ -192,47 +253,62 @@ class Session:
         return drive(self.ctx, request)
 
     @contextmanager
-    def _prepared(self, request: Request) -> Iterator[Any]:
+    def _scratch(self) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(dir=self.ctx.home.temporary))
         try:
-            yield prepare(self.ctx, request, folder / "checkout")
+            yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def plan(self, request: Request) -> dict[str, Any]:
-        """What `run` would do, after every cheap check (`--dry-run`)."""
-        from segserve import devices
-
-        with self._prepared(request) as ready:
-            pin, resolution = ready.resolution.pin, ready.resolution
-            return {
-                "repository": pin.repo,
-                "commit": pin.sha,
-                "dirty": resolution.dirty,
-                "entry": ready.entry.name,
-                "parameters": dict(ready.parameters),
-                "environment": f"{ready.spec.kind} {ready.spec.key}",
-                "built": environments.is_built(self.ctx.home, ready.spec),
-                "images": ready.images.count if ready.images else 0,
-                "gpu": devices.describe(request.gpus),
-                "warnings": [*ready.notes, *ready.spec.warnings],
-            }
-
-    def info(self, request: Request) -> dict[str, Any]:
-        """Entry points, parameters with types and defaults, environment, commit; nothing is built."""
-        folder = Path(tempfile.mkdtemp(dir=self.ctx.home.temporary))
-        try:
+    @contextmanager
+    def _loaded(self, request: Request) -> Iterator[tuple[Resolution, project.Project, list[str]]]:
+        """The commit and the project in it, and notes for people; parameters and images are not looked at."""
+        with self._scratch() as folder:
             resolution = self.ctx.store.resolve(
                 request.ref,
                 offline=request.offline,
                 allow_unreachable=request.allow_unreachable,
                 committed=request.committed,
+                on_note=self.ctx.reporter.note,
             )
             notes = list(resolution.notes)
-            self.ctx.store.checkout(
+            checkout = self.ctx.store.checkout(
                 resolution, folder / "checkout", submodules=request.submodules, on_note=notes.append
             )
-            loaded = project.load(folder / "checkout" / resolution.pin.subdir)
+            yield resolution, project.load(checkout / resolution.pin.subdir), notes
+
+    def plan(self, request: Request) -> dict[str, Any]:
+        """What `run` would do, after every cheap check (`--dry-run`)."""
+        with self._scratch() as folder:
+            ready = prepare(self.ctx, request, folder / "checkout")
+            pin, resolution = ready.resolution.pin, ready.resolution
+            defaults = {p.name: p.default for p in ready.entry.parameters.values() if p.default is not None}
+            return {
+                "repository": pin.repo,
+                "commit": pin.sha,
+                "subdir": pin.subdir,
+                "dirty": resolution.dirty,
+                "entry": ready.entry.name,
+                "parameters": {**defaults, **ready.parameters},
+                "environment": f"{ready.spec.kind} {ready.spec.key}",
+                "built": environments.is_built(self.ctx.home, ready.spec),
+                "images": ready.images.count if ready.images else 0,
+                "gpu": devices.describe(request.gpus),
+                "warnings": [*ready.notes, *ready.spec.warnings, *map(str, ready.project.findings)],
+            }
+
+    def info(self, request: Request) -> dict[str, Any]:
+        """Entry points, parameters with types and defaults, environment, commit; nothing is built.
+
+        Only the entry point that the reference names, if it names one of them.
+        """
+        with self._loaded(request) as (resolution, loaded, notes):
+            described, name = project.describe(loaded), request.ref.entry
+            if name != refs.DEFAULT_ENTRY:
+                chosen = [entry for entry in described["entry_points"] if entry["name"] == name]
+                if not chosen:
+                    project.select(loaded, name)  # says what there is, or takes it as the name of a script
+                described["entry_points"] = chosen or described["entry_points"]
             facts = {
                 "repository": resolution.pin.repo,
                 "commit": resolution.pin.sha,
@@ -240,9 +316,7 @@ class Session:
                 "branch": resolution.branch,
                 "dirty": resolution.dirty,
             }
-            return {**project.describe(loaded), **facts, "notes": [*notes, *map(str, loaded.findings)]}
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            return {**described, **facts, "notes": [*notes, *map(str, loaded.findings)]}
 
     def jobs(self, *, everything: bool = False, limit: int = 50) -> list[dict[str, Any]]:
         """Open jobs (or all), newest first; those that ended meanwhile are collected before."""
@@ -260,6 +334,7 @@ class Session:
             "entry": job.entry,
             "images": len(inputs.read_map(staged)) if staged.exists() else None,
             "created": job.created,
+            "result": record.result,
             "error": record.error.get("message", "") if record.error else "",
         }
 
@@ -281,19 +356,29 @@ class Session:
             "subdir": job.pin.subdir,
             "parameters": dict(job.parameters),
             "environment": f"{job.environment.kind} {job.environment.key}",
-            "result": record.result,
-            "mlflow": facts.run_url,
-            "seconds": dict(facts.seconds),
-            "warnings": list(facts.warnings),
-            "log": str(folder.attempt(1).log),
+            "mlflow": record.run_url or facts.run_url,
+            "seconds": {name: round(value, 3) for name, value in facts.seconds.items()},
+            "warnings": list(record.warnings or facts.warnings),
+            "log": str(self._log(record)),
             "hint": record.error.get("hint", "") if record.error else "",
             "quote": record.error.get("quote", "") if record.error else "",
         }
+
+    def _log(self, record: JobRecord) -> Path:
+        """The log of the attempt; of a job whose environment could not be built, that of the build."""
+        attempt = self.ctx.home.job(record.job_id).attempt(1)
+        build = self.ctx.home.environment_log(record.job.environment.key)
+        failed = record.error.get("code") == EnvironmentBuildFailed.__name__ if record.error else False
+        return build if failed and build.exists() and not attempt.plan.exists() else attempt.log
 
     def logs(self, job_id: str, *, follow: bool = False) -> Iterator[str]:
         """The log of a job's attempt, as lines; with `follow` until the job ends."""
         record = self.ctx.journal.get(job_id)
         attempt = self.ctx.home.job(record.job_id).attempt(1)
+        log = self._log(record)
+        if log != attempt.log:
+            yield from log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+            return
         if not attempt.log.exists() and not follow:
             raise NotFound(f"Job {record.job_id} has written no log.", hint=f"segserve show {record.job_id}")
 
@@ -327,11 +412,14 @@ class Session:
 
     def build_environment(self, request: Request) -> dict[str, Any]:
         """Build (or find) the environment of an executor."""
-        with self._prepared(request) as ready:
+        with self._loaded(request) as (_, loaded, _notes):
+            spec = environments.detect(loaded, request.build)
+            for warning in spec.warnings:
+                self.ctx.reporter.warn(warning)
             built = environments.prepare(
                 self.ctx.home,
-                ready.project,
-                ready.spec,
+                loaded,
+                spec,
                 report=self.ctx.reporter.line,
                 options=request.build,
                 phase=self.ctx.reporter.phase,
@@ -353,7 +441,10 @@ class Session:
         removed = environments.collect_garbage(self.ctx.home, in_use, older_than_days=older_than_days)
         if shutil.which("docker"):
             kept = [built.environment.location for built in environments.built(self.ctx.home)]
-            removed += docker.collect_garbage(kept)
+            try:
+                removed += docker.collect_garbage(kept)
+            except BackendError as failure:  # no engine answers: there is nothing of ours to find
+                self.ctx.reporter.note(f"Docker images were not looked at: {failure.message}")
         return removed
 
     def _keys_in_use(self) -> set[str]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from segserve import devices, process, redact, tracking
+from segserve import devices, git, process, redact, tracking
 from segserve.config import Settings
 from segserve.environments import interpreters
 from segserve.environments.indexes import host_settings
+from segserve.errors import BackendError
 from segserve.layout import Home
 
-_MIN_GIT = (2, 31)  # GIT_CONFIG_COUNT, https://git-scm.com/docs/git-config#ENVIRONMENT
 _LOW_DISK_GB = 10
 
 
@@ -36,13 +35,10 @@ def examine(home: Home, settings: Settings) -> list[Check]:
 
 def _git(_: Home) -> Check:
     try:
-        text = process.run(["git", "--version"]).stdout.strip()
-    except FileNotFoundError:
-        return Check("git", "problem", "git is not installed.", "Install git 2.31 or newer.")
-    numbers = re.search(r"(\d+)\.(\d+)", text)
-    if numbers is None or (int(numbers[1]), int(numbers[2])) < _MIN_GIT:
-        return Check("git", "problem", f"{text} is too old.", "Install git 2.31 or newer.")
-    return Check("git", "ok", text)
+        git.require_git()
+    except BackendError as failure:
+        return Check("git", "problem", failure.message, failure.hint)
+    return Check("git", "ok", process.run(["git", "version"]).stdout.strip())
 
 
 def _disk(home: Home) -> Check:

@@ -18,6 +18,9 @@ Anything else that escapes is a defect of ours (exit code 1); an interrupt is 13
 
 from __future__ import annotations
 
+import errno
+import shutil
+import sqlite3
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -170,6 +173,23 @@ class NoSlot(BackendError):
 
 class DiskFull(BackendError):
     """No space left."""
+
+
+def disk_full(error: BaseException) -> DiskFull | None:
+    """What `error` means if it says that no space or quota is left: the system, sqlite or a copy may say so."""
+    full = (
+        (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT))
+        or (isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL)
+        # shutil.copytree keeps only the texts of what went wrong.
+        or (isinstance(error, shutil.Error) and f"[Errno {errno.ENOSPC}]" in str(error))
+    )
+    if not full:
+        return None
+    name = getattr(error, "filename", None)
+    return DiskFull(
+        f"The disk is full: '{name}' could not be written." if name else "The disk is full.",
+        hint="`segserve env gc` removes unused environments; SEGSERVE_HOME moves everything to another disk.",
+    )
 
 
 class AccessDenied(BackendError):

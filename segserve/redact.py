@@ -52,6 +52,11 @@ def text(value: str) -> str:
     return value
 
 
+def value(name: str, text_of_it: str) -> str:
+    """The value of a parameter or tag: redacted, and all of it when the name says what it is, as in `name=value`."""
+    return MASK if text(f"{name}=x") != f"{name}=x" else text(text_of_it)
+
+
 def suspicious(value: str) -> bool:
     """Whether `text` could find anything at all in it: cheap, for streams."""
     lower = value.lower()

@@ -85,12 +85,12 @@ def normalise(grey: np.ndarray) -> np.ndarray:
 
 
 def objects_are_dark(grey: np.ndarray) -> bool:
-    """Whether what differs from the ground is darker than it. The ground is the most frequent grey."""
-    values = cv2.GaussianBlur(grey, (0, 0), 2)
-    counts, edges = np.histogram(values, 64, (0, 1))
-    mode = edges[int(ndimage.gaussian_filter1d(counts.astype(float), 1.5).argmax())] + 1 / 128
-    low, high = np.percentile(values, (2, 98))
-    return bool(mode - low > high - mode)
+    """Whether what differs most from its wider surroundings is darker than them."""
+    fine = cv2.GaussianBlur(grey, (0, 0), 2)
+    size = tuple(max(1, round(length / 8)) for length in grey.shape[::-1])
+    coarse = cv2.GaussianBlur(cv2.resize(fine, size, interpolation=cv2.INTER_AREA), (0, 0), max(1, min(size) / 6))
+    apart = fine - cv2.resize(coarse, grey.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return bool(((apart - np.median(apart)) ** 3).mean() < 0)
 
 
 def otsu(values: np.ndarray) -> float:

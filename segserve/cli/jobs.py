@@ -38,7 +38,7 @@ def ps_command(everything: bool, limit: int, as_json: bool) -> None:
 
 
 def _outcome(job: dict[str, Any]) -> str:
-    text = (job["error"].splitlines() or [job["result"]])[0]
+    text: str = (job["error"].splitlines() or [job["result"]])[0]
     return text if len(text) <= _MOST_ERROR else text[: _MOST_ERROR - 1] + "…"
 
 

@@ -132,7 +132,7 @@ class TerminalReporter:
         self._bar = sys.stderr.isatty() and verbosity >= 0
         self._last = 0.0
         self._open = False
-        self.warned: set[str] = set()  # so that nothing is said twice
+        self.said: set[str] = set()  # notes and warnings, so that nothing is said twice
 
     def phase(self, text: str) -> None:
         """A new step begins."""
@@ -141,12 +141,13 @@ class TerminalReporter:
 
     def note(self, text: str) -> None:
         """Worth knowing."""
+        self.said.add(text)
         if self._verbosity >= 0:
             self._say(f"  {style(text, dim=True)}")
 
     def warn(self, text: str) -> None:
         """Worth acting on; also said when quiet."""
-        self.warned.add(text)
+        self.said.add(text)
         self._say(f"{style('warning:', fg='yellow')} {text}")
 
     def progress(self, done: int, total: int, what: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from segserve import api
+from segserve import api, redact
 from segserve.cli import options, render
 from segserve.errors import InvalidParameters
 
@@ -97,7 +97,7 @@ def run_command(
         done = session.run(request)
     if isinstance(done, api.Result):
         for warning in done.warnings:
-            if warning not in reporter.warned and warning not in reporter.noted:
+            if warning not in reporter.said:
                 reporter.warn(warning)
     if as_json:
         render.document(done.as_json())
@@ -206,15 +206,8 @@ def _info_text(ref: str, info: dict[str, Any]) -> str:
         images = " IMAGES" if first["images_parameter"] else ""
         bare = ref.partition("#")[0]
         folder = f"{info['subdir']}:" if info["subdir"] else ""
-        lines += ["", f"Next    segserve run {redacted(bare)}#{folder}{first['name']}{images}"]
+        lines += ["", f"Next    segserve run {redact.url(bare)}#{folder}{first['name']}{images}"]
     return render.plain("\n".join(lines))
-
-
-def redacted(ref: str) -> str:
-    """A reference as it may be shown."""
-    from segserve import redact
-
-    return redact.url(ref)
 
 
 def _default(parameter: dict[str, Any]) -> str:

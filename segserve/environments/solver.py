@@ -295,6 +295,6 @@ def _unreachable(text: str) -> BackendError:
         )
     return RepositoryUnreachable(
         "A conda channel cannot be reached.",
-        hint="Behind a proxy: set HTTPS_PROXY. With a mirror: environments.mirrors in config.toml, or --channel URL.",
+        hint="Behind a proxy: set HTTPS_PROXY. With a mirror: mirrors or channels under [environments] in config.toml.",
         quote=sources.without_tokens(text),
     )

@@ -66,8 +66,8 @@ class Sheet:
 class Results:
     """A result and the images that it belongs to, in the same order.
 
-    `sizes` has the lengths of the axes T, Z, C of a source, by (source, series), where the caller knows them. Without it
-    a stack ends with its last segmented plane.
+    `sizes` has the lengths of the axes T, Z, C of a source, by (source, series), where the caller knows them. Without
+    it a stack ends with its last segmented plane.
     """
 
     document: Document

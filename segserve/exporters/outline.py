@@ -128,7 +128,9 @@ def _simple(loop: Ring) -> list[Ring]:
     points = list(map(tuple, loop.tolist()))
     if len(set(points)) == len(points):
         return [loop]
-    rings, stack, place = [], [], {}
+    rings: list[Ring] = []
+    stack: list[tuple[int, ...]] = []
+    place: dict[tuple[int, ...], int] = {}
     for point in points:
         if point in place:
             cut = place[point]

@@ -34,6 +34,7 @@ _TABLE = (
     Rule("syntax", _E, _E, "The file is not JSON.", "Write it with json.dump in one go."),
     Rule("truncated", _E, _E, "The file ends before the JSON does.", "Close the file before logging it."),
     Rule("encoding", _E, _E, "The text is not UTF-8.", "Open the file with encoding='utf-8'."),
+    Rule("too-large", _E, _E, "A value beyond every sensible size.", "Write one object per contour."),
     Rule("too-deep", _E, _E, "Arrays or objects are nested too deeply.", "Remove the nested values."),
     Rule("duplicate-key", _E, _E, "An object has the same key twice.", "Write each key once."),
     # The structure
@@ -73,6 +74,7 @@ class Collector:
         self._limit = limit
         self._found: list[Finding] = []
         self.counts: Counter[str] = Counter()
+        self.mistakes = 0  # findings that are errors by the specification
 
     def severity(self, rule: str) -> Severity:
         """What a finding of this rule weighs here."""
@@ -81,6 +83,7 @@ class Collector:
     def add(self, rule: str, message: str, json_path: str = "", *, image: str = "", fix: str = "") -> None:
         """Count a finding, keep it while there is room."""
         self.counts[rule] += 1
+        self.mistakes += RULES[rule].severity is Severity.ERROR
         if self.counts[rule] <= self._limit:
             place = Place(json_path=json_path, image=image)
             self._found.append(Finding(rule, self.severity(rule), message, place, fix or RULES[rule].fix))
@@ -93,6 +96,15 @@ class Collector:
             message, json_path, image = describe(number)
             self.add(rule, message, json_path, image=image)
         self.counts[rule] += max(len(numbers) - room, 0)
+
+    def merge(self, other: Collector) -> None:
+        """Take over what another one, of the same kind, has found."""
+        for finding in other._found:
+            if self.counts[finding.rule] < self._limit:
+                self._found.append(finding)
+            self.counts[finding.rule] += 1
+            other.counts[finding.rule] -= 1
+        self.counts.update(other.counts)
 
     @property
     def has_errors(self) -> bool:

@@ -7,18 +7,23 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
+import numpy as np
 
 from segserve.format.catalogue import Collector
-from segserve.format.document import COORDINATE_LIMIT, Builder
+from segserve.format.document import COORDINATE_LIMIT, FORM, POINT_LIMIT, Batch, Sink, flatten
+from segserve.format.feed import Feed
 from segserve.format.scanner import SHOWN, Scanner, Stop
 
 POLYGON = "Polygon"
 TEXTS = frozenset({"model", "model_version", "format_version", "type", "name", "git_url", "git_hash"})
 LARGEST = float.fromhex("0x1.fffffffffffffp+1023")
 EXTRA_LIMIT = 4096  # bytes of one further value of an info document that are kept
+IMAGE_LIMIT = 1 << 24
+OBJECT_AHEAD = 1 << 16  # bytes in which the end of a faultless object is looked for
+_BATCH = 1 << 14  # points
 
 _points = msgspec.json.Decoder(list[tuple[float, float]])
 _RING_CHARACTERS = re.compile(rb"[\[\]0-9eE+\-., \t\r\n]*+")
@@ -44,16 +49,69 @@ class Header:
         return decoded
 
 
-class Reader:
-    """Reads headers and objects from a scanner into a builder."""
+class _Object(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    label: str
+    contour_coordinates: list[tuple[float, float]]
+    type: Literal["Polygon"]
+    score: float | msgspec.UnsetType = msgspec.UNSET
 
-    def __init__(self, data: bytes, collector: Collector) -> None:
+
+_object = msgspec.json.Decoder(_Object)
+_Read = tuple[str, list[tuple[float, float]], float]
+
+
+class _Pending:
+    """Objects that have been read and not yet handed to the sink."""
+
+    def __init__(self) -> None:
+        self.objects: list[_Read] = []
+        self.images: list[int] = []
+        self.sound: list[bool] = []
+        self.points = 0
+
+    def batch(self, complete: int, form: str) -> Batch:
+        lengths = np.fromiter((len(ring) for _, ring, _ in self.objects), np.int64, len(self.objects))
+        return Batch(
+            flatten([ring for _, ring, _ in self.objects], self.points),
+            lengths,
+            [label for label, _, _ in self.objects],
+            np.fromiter((score for _, _, score in self.objects), np.float64, len(self.objects)),
+            np.array(self.images, np.int64),
+            complete,
+            np.array(self.sound, np.bool_),
+            form,
+        )
+
+
+class Reader:
+    """Reads headers from a feed, and hands the objects to a sink. `images` counts the images that were read."""
+
+    def __init__(self, feed: Feed, collector: Collector, sink: Sink) -> None:
         self.collector = collector
-        self.scanner = Scanner(data, collector)
-        self.builder = Builder()
+        self.scanner = Scanner(feed, collector)
+        self.images = 0
+        self._sink = sink
+        self._form = FORM
+        self._pending = _Pending()
+
+    def flush(self) -> None:
+        """Hand over what is pending."""
+        pending, self._pending = self._pending, _Pending()
+        self._sink.add(pending.batch(self.images, self._form))
+
+    def readable(self) -> bool:
+        """Report what makes a text unreadable as a whole: nothing in it, another encoding."""
+        start = self.scanner.data
+        if self.scanner.complete and not start.strip(b" \t\r\n"):
+            self.collector.add("truncated", "The file is empty.", "$")
+            return False
+        if start[:2] in (b"\xff\xfe", b"\xfe\xff") or start[:3] == b"\xef\xbb\xbf":
+            self.collector.add("encoding", "The file begins with a byte order mark; JSON is UTF-8 without one.", "$")
+            return False
+        return True
 
     def header(self, path: str) -> Header:
-        """The object that stands here: texts are kept, `segmentation_data` and `segmentation` go to the builder."""
+        """The object that stands here: texts are kept, `segmentation_data` and `segmentation` go to the sink."""
         header = Header()
         for key, member in self.scanner.members(path):
             header.keys.add(key)
@@ -70,10 +128,7 @@ class Reader:
         return header
 
     def _raw(self, path: str) -> bytes:
-        self.scanner.peek(path)
-        start = self.scanner.position
-        self.scanner.skip(path)
-        return self.scanner.data[start : min(self.scanner.position, start + EXTRA_LIMIT + 1)]
+        return self.scanner.skipped(path, EXTRA_LIMIT + 1)
 
     def _text(self, path: str) -> str | None:
         if self.scanner.peek(path) == b'"':
@@ -89,20 +144,48 @@ class Reader:
             self._image(f"{path}[{index}]")
 
     def _image(self, path: str) -> None:
-        rings: list[list[tuple[float, float]]] = []
-        labels: list[str] = []
-        scores: list[float] = []
+        number = self.images
+        self._form = path[: -len(f"[{number}]")] + "[{image}][{position}]" if path.endswith("]") else path
         if self.scanner.peek(path) != b"[":
             self.scanner.wrong(path, "an array of objects")
         else:
             for index in self.scanner.elements(path):
-                label, ring, score = self._object(f"{path}[{index}]")
-                labels.append(label)
-                rings.append(ring)
-                scores.append(score)
-        self.builder.add_image(rings, labels, scores)
+                self._add(f"{path}[{index}]", number)
+        self.images += 1
+        if self.images > IMAGE_LIMIT:
+            raise self.scanner.too_large(path, f"More than {IMAGE_LIMIT} images")
 
-    def _object(self, path: str) -> tuple[str, list[tuple[float, float]], float]:
+    def _add(self, path: str, image: int) -> None:
+        pending = self._pending
+        mistakes = self.collector.mistakes
+        found = self._fast_object() or self._object(path)
+        pending.objects.append(found)
+        pending.images.append(image)
+        pending.sound.append(self.collector.mistakes == mistakes)
+        pending.points += len(found[1])
+        if pending.points + len(pending.objects) > _BATCH:
+            self.flush()
+
+    def _fast_object(self) -> _Read | None:
+        """The object if nothing at all is wrong with it, else None and nothing is read."""
+        scanner = self.scanner
+        scanner.peek("")
+        end = scanner.data.find(b"}", scanner.position, scanner.position + OBJECT_AHEAD) + 1
+        try:
+            found = _object.decode(scanner.data[scanner.position : end]) if end else None
+        except msgspec.DecodeError:  # includes ValidationError
+            return None
+        if found is None:
+            return None
+        score = math.nan if found.score is msgspec.UNSET else found.score
+        strings = 5 if math.isnan(score) else 6
+        # Without a duplicate key and without an escaped quote, there are just so many quotes.
+        if scanner.data.count(b'"', scanner.position, end) != 2 * strings or not _in_limits(found.contour_coordinates):
+            return None
+        scanner.position = end
+        return found.label, found.contour_coordinates, score
+
+    def _object(self, path: str) -> _Read:
         label, ring, score = "", list[tuple[float, float]](), math.nan
         if self.scanner.peek(path) != b"{":
             self.scanner.wrong(path, "an object with label, contour_coordinates and type")
@@ -138,21 +221,20 @@ class Reader:
         if self.scanner.peek(path) != b"[":
             self.scanner.wrong(path, "an array of points")
             return []
-        ring = self._fast_ring()
+        ring = self._fast_ring(path)
         return self._slow_ring(path) if ring is None else ring
 
-    def _fast_ring(self) -> list[tuple[float, float]] | None:
+    def _fast_ring(self, path: str) -> list[tuple[float, float]] | None:
         """The ring if nothing at all is wrong with it, else None and nothing is read."""
-        start = self.scanner.position
-        found = _RING_CHARACTERS.match(self.scanner.data, start)
+        found = self.scanner.match(_RING_CHARACTERS, path)
         text = found.group().rstrip(b", \t\r\n") if found else b""
         try:
             ring = _points.decode(text)
         except msgspec.DecodeError:  # includes ValidationError
             return None
-        if any(abs(x) > COORDINATE_LIMIT or abs(y) > COORDINATE_LIMIT for x, y in ring):
+        if not _in_limits(ring):
             return None
-        self.scanner.position = start + len(text)
+        self.scanner.position += len(text)
         return ring
 
     def _slow_ring(self, path: str) -> list[tuple[float, float]]:
@@ -160,6 +242,8 @@ class Reader:
         bare: list[float | None] = []
         for index in self.scanner.elements(path):
             place = f"{path}[{index}]"
+            if index >= POINT_LIMIT:
+                raise self.scanner.too_large(path, f"A ring has more than {POINT_LIMIT} points")
             if self.scanner.peek(place) == b"[":
                 point = self._point(place)
                 if point is not None:
@@ -203,23 +287,9 @@ class Reader:
         return x, y
 
 
-def readable(data: bytes, collector: Collector) -> bool:
-    """Report what makes a text unreadable as a whole: nothing in it, another encoding."""
-    if not data.strip(b" \t\r\n"):
-        collector.add("truncated", "The file is empty.", "$")
-        return False
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or data[:3] == b"\xef\xbb\xbf":
-        collector.add("encoding", "The file begins with a byte order mark; JSON is UTF-8 without one.", "$")
-        return False
-    if data.isascii():
-        return True
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        collector.add(
-            "encoding", f"Byte {error.start} is not UTF-8 ({data[error.start : error.start + 1].hex()}).", "$"
-        )
-    return True
+def _in_limits(ring: list[tuple[float, float]]) -> bool:
+    far = any(abs(x) > COORDINATE_LIMIT or abs(y) > COORDINATE_LIMIT for x, y in ring)
+    return not far and len(ring) <= POINT_LIMIT
 
 
-__all__ = ["Header", "Reader", "Stop", "readable"]
+__all__ = ["Header", "Reader", "Stop"]

@@ -1,4 +1,4 @@
-"""A JSON reader for diagnosis: it knows where it is, reports, and goes on. Linear in time, bounded in depth.
+"""A JSON reader for diagnosis: it knows where it is, reports, and goes on. Linear in time, bounded in depth and memory.
 
 The fast path reads good documents with msgspec. This one reads the others: it accepts nothing that JSON (RFC 8259)
 forbids, but where the next value can be found after a mistake it reports the mistake and continues.
@@ -6,13 +6,18 @@ forbids, but where the next value can be found after a mistake it reports the mi
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterator
 
 from segserve.format.catalogue import Collector
+from segserve.format.feed import Feed
 
 MAX_DEPTH = 64  # format 0.2 needs six
+LONGEST = 1 << 26  # bytes of one string, of one contour's text, of all keys of one object
+MAX_KEYS = 1000  # of one object
+AHEAD = 1 << 16  # bytes that a token may have before it is worth another look
 SHOWN = 40  # characters of a bad token that are quoted
 
 _SPACE = re.compile(rb"[ \t\n\r]*+")
@@ -29,20 +34,84 @@ class Stop(Exception):
 
 
 class Scanner:
-    """A position in a text and the means to read the value that stands there."""
+    """A place in a text and the means to read the value that stands there.
 
-    def __init__(self, data: bytes, collector: Collector) -> None:
-        self.data = data
+    `data` is the part of the text that is in memory, `position` the place in it; what lies before is given up.
+    """
+
+    def __init__(self, feed: Feed, collector: Collector) -> None:
+        self.data = b""
         self.position = 0
         self.collector = collector
         self.depth = 0
+        self._feed = feed
+        self._dropped = 0  # bytes before `data`
+        self._lines = 0  # ends of lines among them
+        self._line_start = 0  # where the last of these lines begins in the whole text
+        self._utf8 = codecs.getincrementaldecoder("utf-8")()
+        self._encoded = True  # no byte was found that is not UTF-8
+        self.grow()
 
-    def where(self, position: int | None = None) -> str:
-        """`line 3, column 14` of a position, for messages."""
-        position = self.position if position is None else position
-        line = self.data.count(b"\n", 0, position) + 1
-        column = position - (self.data.rfind(b"\n", 0, position) + 1) + 1
-        return f"line {line}, column {column}"
+    @property
+    def place(self) -> int:
+        """The position in the whole text."""
+        return self._dropped + self.position
+
+    @property
+    def complete(self) -> bool:
+        """`data` reaches to the end of the text."""
+        return self._feed.ended
+
+    def grow(self) -> None:
+        """Forget what has been read, and read on until at least twice as much as what is left is in memory."""
+        self._lines += self.data.count(b"\n", 0, self.position)
+        last = self.data.rfind(b"\n", 0, self.position)
+        self._line_start = self._dropped + last + 1 if last >= 0 else self._line_start
+        self._dropped += self.position
+        parts = [self.data[self.position :]]
+        size, wanted = 0, max(len(parts[0]), 1)
+        self.position = 0
+        while size < wanted and not self.complete:
+            parts.append(self._feed.read())
+            self._check_encoding(parts[-1], self._dropped + len(parts[0]) + size)
+            size += len(parts[-1])
+        self.data = b"".join(parts)
+
+    def _check_encoding(self, part: bytes, place: int) -> None:
+        if not self._encoded or (part.isascii() and not self._utf8.getstate()[0]):
+            return
+        kept = len(self._utf8.getstate()[0])
+        try:
+            self._utf8.decode(part, final=self.complete)
+        except UnicodeDecodeError as error:
+            self._encoded = False
+            byte = place - kept + error.start
+            found = error.object[error.start : error.start + 1].hex()
+            self.collector.add("encoding", f"Byte {byte} is not UTF-8 ({found}).", "$")
+
+    def match(self, pattern: re.Pattern[bytes], path: str) -> re.Match[bytes] | None:
+        """Match at the position, with as much of the text as that needs."""
+        while True:
+            found = pattern.match(self.data, self.position)
+            left = len(self.data) - self.position
+            decided = left >= AHEAD if found is None else found.end() < len(self.data)
+            if decided or self.complete:
+                return found
+            if left > LONGEST:
+                raise self.too_large(path, f"One value has more than {LONGEST >> 20} MiB")
+            self.grow()
+
+    def too_large(self, path: str, message: str) -> Stop:
+        """Report something beyond the limits, which ends the reading."""
+        self.collector.add("too-large", f"{message} at {self.where()}.", path)
+        return Stop()
+
+    def where(self) -> str:
+        """`line 3, column 14` of the position, for messages."""
+        line = self._lines + self.data.count(b"\n", 0, self.position) + 1
+        last = self.data.rfind(b"\n", 0, self.position)
+        start = self._dropped + last + 1 if last >= 0 else self._line_start
+        return f"line {line}, column {self.place - start + 1}"
 
     def stop(self, path: str, message: str) -> Stop:
         """Report an error that ends the reading."""
@@ -52,10 +121,19 @@ class Scanner:
             self.collector.add("syntax", f"{message} at {self.where()}.", path)
         return Stop()
 
+    def _blanks(self) -> None:
+        """Go to the next character that is no blank."""
+        while found := _SPACE.match(self.data, self.position):
+            self.position = found.end()
+            if self.position < len(self.data) or self.complete:
+                return
+            self.grow()
+
     def peek(self, path: str) -> bytes:
         """The first character of the next value, as one byte."""
-        found = _SPACE.match(self.data, self.position)
-        self.position = found.end() if found else self.position
+        if len(self.data) - self.position < AHEAD and not self.complete:
+            self.grow()
+        self._blanks()
         if self.position >= len(self.data):
             raise self.stop(path, "A value is missing")
         return self.data[self.position : self.position + 1]
@@ -65,14 +143,15 @@ class Scanner:
         first = self.peek(path)
         if first in _KINDS:
             return _KINDS[first]
-        if _NUMBER.match(self.data, self.position):
+        if self.match(_NUMBER, path):
             return "a number"
-        token = _TOKEN.match(self.data, self.position)
+        token = self.match(_TOKEN, path)
         return _LITERALS.get(token.group(), "no JSON") if token else "no JSON"
 
     def members(self, path: str) -> Iterator[tuple[str, str]]:
         """(key, path) of each member of the object that stands here; the caller reads each value."""
         seen: set[str] = set()
+        size = 0
         for _ in self._items(path, b"{", b"}"):
             if self.peek(path) != b'"':
                 raise self.stop(path, "A key in double quotes is expected")
@@ -81,6 +160,9 @@ class Scanner:
             if key in seen:
                 self.collector.add("duplicate-key", f"The key '{key[:SHOWN]}' stands here a second time.", member)
             seen.add(key)
+            size += len(key)
+            if len(seen) > MAX_KEYS or size > LONGEST:
+                raise self.too_large(path, f"An object has more than {MAX_KEYS} keys, or too long ones,")
             if self.peek(member) != b":":
                 raise self.stop(member, "A colon is expected")
             self.position += 1
@@ -114,14 +196,20 @@ class Scanner:
 
     def string(self, path: str) -> str:
         """The string that stands here. A broken one is reported and returned as far as it can be read."""
-        found = _STRING.match(self.data, self.position)
+        found = self.match(_STRING, path)
         if found:
             self.position = found.end()
             return self._decoded(found.group(1), path)
-        loose = _LOOSE_STRING.match(self.data, self.position)
+        while (loose := self.match(_LOOSE_STRING, path)) is None and not self.complete:
+            if len(self.data) - self.position > LONGEST:
+                raise self.too_large(path, f"A string has more than {LONGEST >> 20} MiB")
+            self.grow()
         if loose is None:
             self.position = len(self.data)
             raise self.stop(path, "A string has no end")
+        if found := _STRING.match(self.data, self.position):  # it was only longer than what was in memory
+            self.position = found.end()
+            return self._decoded(found.group(1), path)
         self.collector.add(
             "syntax", f"A string with a raw control character or an unknown escape at {self.where()}.", path
         )
@@ -147,7 +235,7 @@ class Scanner:
         if kind != "a number":
             self._no_number(path, kind)
             return None
-        found = _NUMBER.match(self.data, self.position)
+        found = self.match(_NUMBER, path)
         if found is None:  # `kind` has just matched it
             return None
         self.position = found.end()
@@ -163,9 +251,7 @@ class Scanner:
         if kind == "no JSON":
             self.skip(path, rule="bad-number", expected="a finite number")
             return
-        start = self.position
-        self.skip(path)
-        shown = self.data[start : min(self.position, start + SHOWN)].decode("utf-8", errors="replace")
+        shown = self.skipped(path, SHOWN).decode("utf-8", errors="replace")
         self.collector.add("bad-number", f"A number is expected, not {kind} ({shown}).", path)
 
     def wrong(self, path: str, expected: str) -> None:
@@ -189,18 +275,24 @@ class Scanner:
         else:
             self._skip_token(path, rule, expected)
 
+    def skipped(self, path: str, limit: int) -> bytes:
+        """Read over any value and return the first `limit` bytes of it; at most `AHEAD`."""
+        self.peek(path)
+        start, begin = self.place, self.data[self.position : self.position + limit]
+        self.skip(path)
+        return begin[: self.place - start]
+
     def _skip_token(self, path: str, rule: str, expected: str) -> None:
-        token = _TOKEN.match(self.data, self.position)
+        token = self.match(_TOKEN, path)
         if token is None:
             raise self.stop(path, f"{expected[0].upper()}{expected[1:]} is expected")
-        if token.group() not in _LITERALS and not _NUMBER.match(self.data, self.position):
+        if token.group() not in _LITERALS and not _NUMBER.fullmatch(token.group()):
             shown = token.group()[:SHOWN].decode("utf-8", errors="replace")
             self.collector.add(rule, f"JSON has no {shown} ({self.where()}); {expected} is expected.", path)
         self.position = token.end()
 
     def end(self) -> None:
         """Nothing but blanks may follow."""
-        found = _SPACE.match(self.data, self.position)
-        self.position = found.end() if found else self.position
+        self._blanks()
         if self.position < len(self.data):
             raise self.stop("$", "There is more text behind the end of the document")

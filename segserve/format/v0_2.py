@@ -1,14 +1,15 @@
 """Format 0.2: strict and fast reading, writing.
 
-A faultless document takes the fast path: msgspec splits the text by images (`Raw`), decodes each image into typed
-structs and flattens it, so that only one image's Python objects exist at a time. Anything else makes it give up, and
-the reader of `reader.py` says what is wrong.
+A faultless document takes the fast path: windows of the text are decoded by msgspec into typed structs and flattened,
+so that only one window's Python objects exist at a time. Anything else makes it give up, and the reader of `reader.py`
+says what is wrong.
 """
 
 from __future__ import annotations
 
 import gc
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -18,8 +19,20 @@ import numpy as np
 
 from segserve.format import geometry
 from segserve.format.catalogue import Collector
-from segserve.format.document import COORDINATE_LIMIT, Builder, Document
-from segserve.format.reader import Header
+from segserve.format.document import (
+    COORDINATE_LIMIT,
+    POINT_LIMIT,
+    Batch,
+    Document,
+    Floats,
+    Integers,
+    Sink,
+    Summary,
+    flatten,
+)
+from segserve.format.feed import Feed
+from segserve.format.reader import IMAGE_LIMIT, Header
+from segserve.format.scanner import LONGEST
 
 VERSION = "0.2"
 
@@ -31,10 +44,14 @@ class _Object(msgspec.Struct, gc=False, forbid_unknown_fields=True, omit_default
     score: float | msgspec.UnsetType = msgspec.UNSET
 
 
-class _Outer(msgspec.Struct, forbid_unknown_fields=True):
-    model: str
-    format_version: Literal["0.2"]
-    segmentation_data: list[msgspec.Raw]
+class _Around(msgspec.Struct, forbid_unknown_fields=True):
+    segmentation_data: list[list[_Object]]
+    model: str | msgspec.UnsetType = msgspec.UNSET
+    format_version: Literal["0.2"] | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def keys(self) -> set[str]:
+        return {key for key in ("model", "format_version") if getattr(self, key) is not msgspec.UNSET}
 
 
 class _Written(msgspec.Struct, gc=False, omit_defaults=True):
@@ -44,8 +61,12 @@ class _Written(msgspec.Struct, gc=False, omit_defaults=True):
     score: float | msgspec.UnsetType = msgspec.UNSET
 
 
-_outer = msgspec.json.Decoder(_Outer)
-_image = msgspec.json.Decoder(list[_Object])
+_around = msgspec.json.Decoder(_Around)
+_lists = msgspec.json.Decoder(list[list[_Object]])
+_HEAD = re.compile(rb'"segmentation_data"[ \t\r\n]*+:[ \t\r\n]*+\[')
+_END_OR_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[}"]', re.DOTALL)
+_TAIL = b'{"segmentation_data":'
+_RESUME = b'[[{"label":"","contour_coordinates":[],"type":"Polygon"}'  # stands for the objects that have been read
 _encoder = msgspec.json.Encoder()
 
 
@@ -61,35 +82,113 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def decode_faultless(data: bytes) -> Document | None:
-    """The document if nothing at all is wrong with the text, else None."""
+def read_faultless(feed: Feed, sink: Sink) -> Summary | None:
+    """Read a text into a sink if nothing at all is wrong with it; None as soon as something is."""
     try:
         with _collector_paused():
-            return _decode(data)
+            return _Fast(feed, sink).read()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
-def _decode(data: bytes) -> Document | None:
-    outer = _outer.decode(data)
-    builder = Builder()
-    strings = 5  # three keys and two values
-    for raw in outer.segmentation_data:
-        objects = _image.decode(raw)
-        scores = [math.nan if o.score is msgspec.UNSET else float(o.score) for o in objects]
-        coordinates = builder.add_image([o.contour_coordinates for o in objects], [o.label for o in objects], scores)
-        if coordinates.size and (coordinates.max() > COORDINATE_LIMIT or coordinates.min() < -COORDINATE_LIMIT):
+class _Fast:
+    """Reads window by window. Where a window is cut does not matter to what is accepted.
+
+    A window is cut behind the last `}` in it, which ends an object if it does not stand in a string, and then is decoded
+    as what it is: the inner part of a list of lists of objects. JSON values end where they end, whatever follows, so
+    that a cut at a wrong place can only fail to decode.
+    """
+
+    def __init__(self, feed: Feed, sink: Sink) -> None:
+        self._feed = feed
+        self._sink = sink
+        self._image = 0  # the one that is being read
+        self._prefix = b"["
+
+    def read(self) -> Summary | None:
+        text = self._feed.read()
+        start = _HEAD.search(text)
+        if start is None:
             return None
-        strings += 5 * len(objects) + sum(not math.isnan(score) for score in scores)
-    # A duplicate key is invisible to msgspec, but its quotes are there. No key is unknown and each required one is
-    # present, so the quotes count out if and only if nothing occurs twice. An escaped quote in a label only sends us to
-    # the slow reader.
-    if data.count(b'"') != 2 * strings:
-        return None
-    return builder.build(outer.model, VERSION)
+        head = _around.decode(text[: start.end()] + b"]}")
+        if text.count(b'"', 0, start.end()) != 2 + 4 * len(head.keys):
+            return None
+        text = text[start.end() :]
+        while not self._feed.ended:
+            rest = self._window(text)
+            if rest is None:
+                return None
+            text = rest + self._feed.read()
+        return self._last(text, head)
+
+    def _window(self, text: bytes) -> bytes | None:
+        """Read the complete objects of a text that goes on; what is left of it, or None if something is wrong."""
+        end = text.rfind(b"}") + 1
+        if not end:
+            return text if len(text) <= LONGEST else None
+        try:
+            images = _lists.decode(self._prefix + text[:end] + b"]]")
+        except msgspec.DecodeError:
+            end = _last_end(text)
+            if not end:
+                return None
+            images = _lists.decode(self._prefix + text[:end] + b"]]")
+        good = self._take(images, text.count(b'"', 0, end), more=True)
+        self._prefix = _RESUME
+        return text[end:] if good else None
+
+    def _last(self, text: bytes, head: _Around) -> Summary | None:
+        tail = _around.decode(_TAIL + self._prefix + text)
+        quotes = text.count(b'"') - 4 * len(tail.keys)
+        if head.keys & tail.keys or len(head.keys | tail.keys) < 2:
+            return None
+        if not self._take(tail.segmentation_data, quotes, more=False):
+            return None
+        model = head.model if isinstance(head.model, str) else tail.model
+        return Summary(str(model), VERSION, self._image)
+
+    def _take(self, images: list[list[_Object]], quotes: int, *, more: bool) -> bool:
+        """Hand these objects to the sink; false if something is wrong with them."""
+        if self._prefix is _RESUME:
+            del images[0][0]
+        objects = [found for image in images for found in image]
+        rings = [found.contour_coordinates for found in objects]
+        lengths = np.fromiter(map(len, rings), np.int64, len(rings))
+        coordinates = flatten(rings, int(lengths.sum()))
+        scores = [math.nan if found.score is msgspec.UNSET else found.score for found in objects]
+        given = sum(score == score for score in scores)  # noqa: PLR0124 - not NaN, and much quicker than math.isnan
+        # A duplicate key is invisible to msgspec, but its quotes are there. No key is unknown and each required one is
+        # present, so the quotes count out if and only if nothing occurs twice. An escaped quote in a label only sends
+        # us to the slow reader.
+        if quotes != 2 * (5 * len(objects) + given) or not _in_limits(coordinates, lengths):
+            return False
+        counts = [len(image) for image in images]
+        index = np.repeat(np.arange(self._image, self._image + len(images)), counts)
+        self._image += len(images) - more
+        labels = [found.label for found in objects]
+        self._sink.add(Batch(coordinates, lengths, labels, np.array(scores, np.float64), index, self._image))
+        return self._image <= IMAGE_LIMIT
 
 
-def finish(header: Header, builder: Builder, collector: Collector) -> Document | None:
+def _in_limits(coordinates: Floats, lengths: Integers) -> bool:
+    if not coordinates.size:
+        return True
+    far = coordinates.max() > COORDINATE_LIMIT or coordinates.min() < -COORDINATE_LIMIT
+    return not far and int(lengths.max()) <= POINT_LIMIT
+
+
+def _last_end(text: bytes) -> int:
+    """The position behind the last `}` that stands in no string, 0 if there is none."""
+    end = 0
+    for found in _END_OR_STRING.finditer(text):
+        if found.group() == b'"':
+            break  # a string that the window cuts
+        if found.group() == b"}":
+            end = found.end()
+    return end
+
+
+def finish(header: Header, images: int, collector: Collector) -> Summary:
     """Check the header of a 0.2 document that the slow reader has read."""
     for key in ("model", "format_version", "segmentation_data"):
         if key not in header.keys:
@@ -102,10 +201,7 @@ def finish(header: Header, builder: Builder, collector: Collector) -> Document |
     known = {"model", "format_version", "segmentation_data"}
     for key in sorted(header.keys - known):
         collector.add("unknown-key", f"Format 0.2 has no '{key[:40]}'; it is ignored.", "$")
-    if collector.has_errors:
-        return None
-    exact = not collector.counts["flat-point"]
-    return builder.build(header.texts["model"], VERSION, notes=collector.findings(), exact=exact)
+    return Summary(header.texts.get("model", ""), VERSION, images, exact=not collector.counts["flat-point"])
 
 
 def encode_chunks(document: Document) -> Iterator[bytes]:

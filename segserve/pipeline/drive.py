@@ -9,18 +9,19 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import segserve
 from segserve import devices, environments, inputs, lock, redact, tracking
 from segserve.backends import local
-from segserve.errors import BackendError, RunCancelled, SegserveError
+from segserve.errors import BackendError, RunCancelled, SegserveError, disk_full
 from segserve.journal import new_job_id
 from segserve.model import Environment, Job, JobState, LaunchPlan, Outcome, StagedImage, to_json, write_atomically
 from segserve.pipeline.context import Context
@@ -33,12 +34,27 @@ from segserve.pipeline.settle import settle
 from segserve.store import locked
 
 _FOLLOW_SECONDS = 0.05
+T = TypeVar("T")
 
 
 def _environment() -> dict[str, str]:
     """What supervisor and executor get: a clean environment, and what somebody's own tracking server asks for."""
     external = tracking.external()
     return {**local.clean_environment(), **(external.variables if external else {})}
+
+
+def _in_background(work: Callable[[], T]) -> Future[T]:
+    """As a pool's `submit`, but nobody waits for it at the end: a refusal must not wait for a server that starts."""
+    future: Future[T] = Future()
+
+    def go() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # whoever asks for the result gets it
+            future.set_exception(error)
+
+    threading.Thread(target=go, name="segserve-background", daemon=True).start()
+    return future
 
 
 @dataclass(frozen=True)
@@ -80,7 +96,9 @@ class _Drive:
         self.attempt.path.mkdir(parents=True, mode=0o700)
         with locked(self.folder.lock), ThreadPoolExecutor(2, thread_name_prefix="segserve") as pool:
             handle = local.preload(self.attempt, environ=_environment())
-            server = pool.submit(tracking.resolve, self.ctx.home, idle_minutes=self._settings.tracking.idle_minutes)
+            server = _in_background(
+                partial(tracking.resolve, self.ctx.home, idle_minutes=self._settings.tracking.idle_minutes)
+            )
             try:
                 prepared, job = self._accept()
             except BaseException:
@@ -108,7 +126,7 @@ class _Drive:
             id=self.id,
             pin=prepared.resolution.pin,
             entry=prepared.entry.name,
-            parameters={name: redact.text(value) for name, value in prepared.parameters.items()},
+            parameters={name: redact.value(name, value) for name, value in prepared.parameters.items()},
             images_parameter=prepared.entry.images_parameter if prepared.images else None,
             environment=prepared.spec,
             resources=request.resources,
@@ -280,6 +298,7 @@ class _Drive:
         try:
             yield
         except KeyboardInterrupt:
+            self.ctx.reporter.phase("Stopping")
             local.cancel(self.attempt, wait=True)
             self._record(RunCancelled("Interrupted."), JobState.CANCELLED)
             raise
@@ -287,7 +306,8 @@ class _Drive:
             self._record(failure, JobState.CANCELLED if isinstance(failure, RunCancelled) else JobState.FAILED)
             raise
         except BaseException as defect:
-            self._record(BackendError(f"A defect of segserve: {type(defect).__name__}: {defect}"), JobState.FAILED)
+            text = f"A defect of segserve: {type(defect).__name__}: {defect}"
+            self._record(disk_full(defect) or BackendError(text), JobState.FAILED)
             raise
 
     def _record(self, failure: SegserveError, state: JobState) -> None:

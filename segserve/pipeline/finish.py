@@ -145,6 +145,7 @@ def _collect(ctx: Context, job: Job, folder: JobDir, outcome: Outcome) -> Result
     shutil.copyfile(folder.lockfile, folder.result / "segserve.lock")
     published = publish(folder.result, Path(job.output), exact=job.output_exact)
     facts = replace(facts.timed(collect=time.monotonic() - began), warnings=warnings)
+    facts.write(folder)
     result = Result(
         job_id=job.id,
         pin=job.pin,
@@ -235,8 +236,10 @@ def _log_result(ctx: Context, folder: JobDir, facts: Facts, result: Result, outc
         metrics |= {"images": float(len(result.images)), "objects": float(sum(result.counts))}
         metrics |= {"memory.mb": outcome.max_rss_bytes / 1e6, "cpu.seconds": outcome.cpu_seconds}
         tracker.log_metrics(facts.run_id, metrics)
+        # The parameter itself has what was asked for: a URL whose content can change.
+        digests = {f"{name}.sha256": digest for name, digest in facts.parameter_digests.items()}
         # Not before the launch: an executor that logs a parameter itself, in its own spelling, would be refused.
-        tracker.log_params(facts.run_id, {**facts.defaults, **facts.parameter_digests})
+        tracker.log_params(facts.run_id, {**facts.defaults, **digests})
         tracker.set_tags(facts.run_id, {"segserve.result": str(result.folder), "segserve.state": "succeeded"})
         _arrange_for_mlflow(folder.result)
         tracker.log_folder(facts.run_id, folder.result, "")

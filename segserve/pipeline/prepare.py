@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from segserve import environments, fetch, inputs, project, tracking
+from segserve import devices, environments, fetch, inputs, project, tracking
 from segserve.environments.base import BuildOptions
 from segserve.errors import UsageError
 from segserve.inputs import InputPlan, Selection
@@ -61,6 +62,10 @@ def prepare(ctx: Context, request: Request, checkout: Path) -> Prepared:
     """
     if request.output is not None and request.output.exists():
         raise UsageError(f"'{request.output}' exists already.", hint="Results never overwrite: choose another -o.")
+    if request.output is not None:
+        _refuse_read_only(request.output)
+    if devices.parse(request.gpus):
+        devices.describe(request.gpus)  # refuses more GPUs than there are
     tracking.external()  # refuses a tracking URI that no executor could log to
     ctx.reporter.phase(f"Resolving {request.ref}")
     resolution = ctx.store.resolve(
@@ -80,10 +85,20 @@ def prepare(ctx: Context, request: Request, checkout: Path) -> Prepared:
     entry = project.select(loaded, request.ref.entry)
     parameters = project.check_parameters(entry, request.parameters, images=bool(request.images))
     images = inputs.plan(request.images, request.selection) if request.images else None
+    for note in images.notes if images else ():
+        ctx.reporter.note(note)
+        notes.append(note)
     spec = environments.detect(loaded, request.build)
     for warning in spec.warnings:
         ctx.reporter.warn(warning)
     return Prepared(resolution, tuple(notes), loaded, entry, parameters, images, spec)
+
+
+def _refuse_read_only(output: Path) -> None:
+    """Hours of work must not end at a folder that cannot be written."""
+    above = next(folder for folder in output.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise UsageError(f"'{output}' cannot be written: '{above}' is no folder of yours.", hint="Choose another -o.")
 
 
 @dataclass(frozen=True)
@@ -113,8 +128,13 @@ def localise(
         elif fetch.is_remote(value):
             local = download(value, folder / name)
             values[name], digests[name] = str(local), fetch.digest_of(local)
-        if "://" not in values[name]:
+        if "://" not in values[name] and not _is_other_uri(entry.parameters[name].type, values[name]):
             path = Path(values[name].removeprefix("file:")).expanduser().resolve()
             values[name] = str(path)
             mounts.append(path)
     return Localised(values, digests, tuple(mounts))
+
+
+def _is_other_uri(kind: ParameterType, value: str) -> bool:
+    """Whether it is a URI that names no file here, without slashes: `doi:10.5281/zenodo.1`."""
+    return kind is ParameterType.URI and not value.startswith(("file:", "/"))

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from segserve.errors import UsageError
+from segserve.errors import UsageError, disk_full
 from segserve.findings import Finding
 from segserve.format import Document
 from segserve.model import StagedImage
@@ -73,14 +73,19 @@ def publish(assembled: Path, wanted: Path, *, exact: bool) -> Path:
     Raises:
         UsageError: the place exists (`exact`) or cannot be written.
     """
-    if not wanted.parent.exists():
-        wanted.parent.mkdir(parents=True)
-        if not exact:  # our own folder of results: in a repository it would make every later run of that one dirty
-            (wanted.parent / ".gitignore").write_text("*\n", encoding="utf-8")
     beside = wanted.parent / f".{wanted.name}.{os.getpid()}.partial"
     try:
+        if not wanted.parent.exists():
+            wanted.parent.mkdir(parents=True)
+            if not exact:  # our own folder of results: in a repository it would make every later run of that one dirty
+                (wanted.parent / ".gitignore").write_text("*\n", encoding="utf-8")
         shutil.copytree(assembled, beside)
         return _claim(beside, wanted, exact=exact)
+    except OSError as error:
+        raise disk_full(error) or UsageError(
+            f"'{wanted}' cannot be written: {error.strerror or error}.",
+            hint=f"The result is kept in {assembled}; choose another -o the next time.",
+        ) from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

@@ -1,0 +1,68 @@
+"""Label Studio: `label-studio.json` (tasks with predictions) and `label-studio.config.xml` (the labeling setup).
+
+Points in percent of the image's size, from its upper left corner. Its polygons have no holes, so these are said by one
+ring that walks to the hole and back; even-odd filling gives exactly the object.
+"""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import msgspec
+
+from segserve.exporters import outline
+from segserve.exporters.base import Exported, Object, Results, colour
+
+FROM_NAME, TO_NAME = "label", "image"
+
+
+def export(results: Results, folder: Path) -> Exported:
+    """One task per plane."""
+    tasks = []
+    for sheet in results.sheets:
+        for index in sheet.indices:
+            shape = results.images[index].shape
+            regions = [_region(item, shape) for item in results.objects(index)]
+            prediction: dict[str, Any] = {"model_version": results.document.model, "result": regions}
+            scores = [region["score"] for region in regions if "score" in region]
+            if scores:
+                prediction["score"] = statistics.fmean(scores)
+            tasks.append({"data": {"image": results.flat_name(sheet, index)}, "predictions": [prediction]})
+    paths = (folder / "label-studio.json", folder / "label-studio.config.xml")
+    paths[0].write_bytes(msgspec.json.encode(tasks))
+    _write_setup(results, paths[1])
+    return Exported(paths)
+
+
+def _region(item: Object, shape: tuple[int, int]) -> dict[str, Any]:
+    rows, columns = shape
+    ring = outline.keyhole(item.polygons())
+    region = {
+        "id": f"object-{item.number}",
+        "type": "polygonlabels",
+        "from_name": FROM_NAME,
+        "to_name": TO_NAME,
+        "original_width": columns,
+        "original_height": rows,
+        "image_rotation": 0,
+        "value": {
+            "points": [[100 * x / columns, 100 * y / rows] for x, y in ring.tolist()],
+            "closed": True,
+            "polygonlabels": [item.label],
+        },
+    }
+    return region if item.score is None else {**region, "score": item.score}
+
+
+def _write_setup(results: Results, path: Path) -> None:
+    view = ET.Element("View")
+    ET.SubElement(view, "Image", {"name": TO_NAME, "value": "$image", "zoom": "true"})
+    labels = ET.SubElement(view, "PolygonLabels", {"name": FROM_NAME, "toName": TO_NAME})
+    for name in results.labels:
+        shown = "".join(character if character.isprintable() else " " for character in name)
+        ET.SubElement(labels, "Label", {"value": shown, "background": "#{:02x}{:02x}{:02x}".format(*colour(name))})
+    ET.indent(view)
+    ET.ElementTree(view).write(path, encoding="utf-8")
