@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from segserve import annotations, evaluate
-from segserve.annotations import Pair
+from segserve import evaluate, sides
 from segserve.errors import SegserveError, UsageError
 from segserve.evaluate import CocoScores, Drift, Objects, Tally
+from segserve.evaluate.picture import Picture
+from segserve.sides import Pair
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 10) for step in range(10))
 LARGEST_PICTURE = 1 << 28  # pixels of an image that is drawn
@@ -54,9 +52,7 @@ class Comparison:
             "pooled": self.pooled.as_dict(),
             "mean": evaluate.mean_of_images(self.tallies),
             "coco": coco,
-            "images": [
-                {"image": name, **one.as_dict()} for name, one in zip(self.names, self.tallies, strict=True)
-            ],
+            "images": [{"image": name, **one.as_dict()} for name, one in zip(self.names, self.tallies, strict=True)],
         }
         cleaned: dict[str, Any] = _without_nan(document)
         return cleaned
@@ -118,10 +114,10 @@ def compare(
     by_label: bool = False,
     max_detections: int | None = None,
 ) -> Comparison:
-    """Compare a prediction with the truth; both are what `annotations.read` reads.
+    """Compare a prediction with the truth; both are what `sides.read` reads.
 
-    `by_label`: only objects of the same class match, and COCO's AP is the mean over the classes. `max_detections`: as in
-    `evaluate.coco_scores`.
+    `by_label`: only objects of the same class match, and COCO's AP is the mean over the classes. `max_detections`: as
+    in `evaluate.coco_scores`.
 
     Raises:
         UsageError, OutputInvalid: a side cannot be read, or the images do not belong together.
@@ -153,16 +149,14 @@ def drift(now: Path, reference: Path) -> DriftReport:
     return DriftReport(now, reference, tuple(pair.name for pair in pairs), tuple(drifts), notes)
 
 
-def pictures(
-    pred: Path, true: Path, images: Path | None, threshold: float
-) -> Iterator[tuple[str, npt.NDArray[np.uint8] | None]]:
+def pictures(pred: Path, true: Path, images: Path | None, threshold: float) -> Iterator[tuple[str, Picture | None]]:
     """(name, RGB picture) of each pair: hits, misses, false alarms at one IoU; None when an image is too large.
 
     Raises:
         UsageError: there is not one image per pair, or it has another shape than its objects.
     """
     pairs, _ = _paired(pred, true)
-    sources = annotations.read_images(images) if images is not None else [None] * len(pairs)
+    sources = sides.read_images(images) if images is not None else [None] * len(pairs)
     if len(sources) != len(pairs):
         raise UsageError(
             f"{images} has {len(sources)} images, the comparison {len(pairs)}.",
@@ -180,8 +174,8 @@ def pictures(
 
 
 def _paired(pred: Path, true: Path) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
-    one, two = annotations.read(pred), annotations.read(true)
-    pairs, notes = annotations.pair(one, two)
+    one, two = sides.read(pred), sides.read(true)
+    pairs, notes = sides.pair(one, two)
     if not pairs:
         raise UsageError(f"{true} has no images to compare.")
     return pairs, (*one.notes, *two.notes, *notes)
@@ -198,9 +192,7 @@ class _named:  # noqa: N801 - reads as a verb
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, SegserveError) and self.pair.name not in error.message:
-            raise type(error)(
-                f"{self.pair.name}: {error.message}", hint=error.hint, findings=error.findings
-            ) from error
+            raise type(error)(f"{self.pair.name}: {error.message}", hint=error.hint, findings=error.findings) from error
 
 
 def _extent(one: Objects, two: Objects) -> tuple[int, int]:

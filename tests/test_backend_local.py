@@ -233,10 +233,12 @@ def test_the_environment_of_an_executor() -> None:
     assert "MLFLOW_TRACKING_URI" not in external
 
 
-def test_interrupting_whoever_drives_a_job(tmp_path: Path) -> None:
+@pytest.mark.parametrize("background", [False, True])
+def test_interrupting_whoever_drives_a_job(tmp_path: Path, background: bool) -> None:
     job = JobDir(tmp_path)
     assert not local.interrupt_driver(job)
-    program = "import sys, time; from pathlib import Path; from segserve.store import locked\n"
+    program = "import signal, sys, time; from pathlib import Path; from segserve.store import locked\n"
+    program += f"signal.signal(signal.SIGINT, signal.{'SIG_IGN' if background else 'default_int_handler'})\n"
     program += "with locked(Path(sys.argv[1])): print(flush=True); time.sleep(60)"
     driver = subprocess.Popen(
         [sys.executable, "-c", program, str(job.lock)],

@@ -18,6 +18,8 @@ from segserve import format as polygons
 from segserve.errors import OutputInvalid
 from segserve.findings import Severity
 from segserve.format import RULES, Document, Info, decode, encode, examine, v0_2
+from segserve.format.document import Builder
+from segserve.format.feed import Feed
 
 SQUARE = [[1, 2], [5, 2], [5, 8], [1, 8]]
 
@@ -52,7 +54,7 @@ def test_a_good_document_becomes_flat_arrays() -> None:
     data = text(doc([obj(), obj([[0.5, 1], [2, 3], [4, 5.25]], score=0.75, label="Zelle ü")], [], [obj(score=1)]))
     document = decode(data)
     assert isinstance(document, Document)
-    assert v0_2.decode_faultless(data) is not None
+    assert v0_2.read_faultless(Feed(data), Builder()) is not None
     assert document.exact
     assert (document.model, document.version, document.n_images, len(document)) == ("m", "0.2", 3, 3)
     assert document.labels == ("Cell", "Zelle ü", "Cell")

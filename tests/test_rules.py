@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from segserve_sdk import contours
 
 from segserve.findings import Finding, Severity
-from segserve.format import Document, check, geometry, rules
+from segserve.format import Document, check, geometry, rings, rules
 from segserve.format.document import Builder
 
 NAMES = ("FEW", "FLAT", "SIMPLE", "TOUCHING", "KEYHOLE", "CROSSED")
@@ -93,7 +93,7 @@ def test_a_ring_that_crosses_itself_covers_other_ground_than_its_signed_area() -
         grid = np.arange(0.013, 6, 0.0917)
         x, y = (axis.ravel() for axis in np.meshgrid(grid, grid))
         owner = np.zeros(x.size, np.int64)
-        windings = set(rules._winding(x, y, owner, ring, np.array([0, len(ring)]), np.array([0])).tolist())
+        windings = set(rings._winding(x, y, owner, ring, np.array([0, len(ring)]), np.array([0])).tolist())
         seen = max(windings | {0}) - min(windings | {0})
         assert seen <= {rules.FLAT: 0, rules.CROSSED: 99}.get(kind, 1)
         if seen > 1:

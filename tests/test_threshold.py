@@ -64,6 +64,13 @@ def test_touching_nuclei_are_cut(seed: int) -> None:
     assert joined.max() < labels.max()
 
 
+@pytest.mark.parametrize("seed", [112, 114, 120, 137])
+def test_a_few_nuclei_on_uneven_ground_are_not_taken_for_dark_ones(seed: int) -> None:
+    image, truth = nuclei(seed, count=6, radius=9)
+    for given in (image, 65535 - image):
+        assert average_precision(threshold.segment(given)[0], truth) == 1
+
+
 @pytest.mark.parametrize("value", [0, 7])
 @pytest.mark.parametrize("shape", [(64, 64), (1, 1), (1, 300), (300, 1), (2, 2), (40, 40, 3)])
 def test_images_without_anything_have_no_objects(shape: tuple[int, ...], value: int) -> None:

@@ -4,7 +4,6 @@ from typing import NamedTuple, Tuple
 
 import cv2
 import numpy as np
-from scipy import ndimage
 
 
 class Settings(NamedTuple):
@@ -16,7 +15,8 @@ class Settings(NamedTuple):
     split: 0 never cuts touching objects, 1 cuts at the slightest neck.
     min_area, max_area: objects outside are dropped; 0 = a tenth of a typical object, and no upper limit.
     min_contrast: objects that stand out less from their rim (0..1) are dropped.
-    invert: 'yes' for dark objects on a bright ground, 'no' for bright ones, 'auto' looks which.
+    invert: 'yes' for dark objects on a bright ground, 'no' for bright ones, 'auto' looks which. It takes what is rarer
+        for the objects: say it where they cover more than half of the image.
     """
 
     diameter: float = 0.0

@@ -223,9 +223,14 @@ def cancel(attempt: AttemptDir, *, wait: bool = False) -> bool:
 
 
 def interrupt_driver(job: JobDir) -> bool:
-    """Send Ctrl-C to the command that drives a job, which is who holds its lock. False if nobody does."""
+    """Send Ctrl-C to the command that drives a job, which is who holds its lock. False if nobody does.
+
+    A shell without job control lets its background commands ignore Ctrl-C: these get SIGTERM, which means the same to
+    the command line. (A notebook that drives a job by the API is only interrupted, and lives.)
+    """
     with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-        os.kill(_lock_holder(job.lock), signal.SIGINT)
+        driver = _lock_holder(job.lock)
+        os.kill(driver, signal.SIGTERM if process.ignores(driver, signal.SIGINT) else signal.SIGINT)
         return True
     return False
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-import numpy.typing as npt
 
 from segserve import comparison
 from segserve.cli import render
 from segserve.errors import InvalidParameters, UsageError, Verdict
+from segserve.evaluate.picture import Picture
 from segserve.report.tables import text_cell
 
 MOST_THRESHOLDS = 1000
@@ -33,21 +33,20 @@ def thresholds(text: str) -> tuple[float, ...]:
         InvalidParameters: not of this form, or not within 0 … 1.
     """
     try:
-        parts = [float(part) for part in re.split("[:,]", text)]
-        if ":" in text:
-            start, stop, step = parts
-            count = int((stop - start) / step + 1e-9) + 1
-            if step <= 0 or not 0 < count <= MOST_THRESHOLDS:
-                raise ValueError
-            # Adding up steps would give 0.6500000000000001, and an IoU of 13/20 would miss it.
-            parts = [round(start + number * step, 10) for number in range(count)]
-    except (ValueError, OverflowError, ZeroDivisionError):
+        parts = _steps(*map(float, text.split(":"))) if ":" in text else [float(part) for part in text.split(",")]
+    except (TypeError, ValueError, OverflowError, ZeroDivisionError):
         parts = []
     if not parts or len(parts) > MOST_THRESHOLDS or not all(0 < part <= 1 for part in parts):
         raise InvalidParameters(
             f"--iou {text}: must be one IoU, several (0.5,0.75) or start:stop:step (0.5:0.95:0.05), within 0 … 1."
         )
     return tuple(sorted(set(parts)))
+
+
+def _steps(start: float, stop: float, step: float) -> list[float]:
+    # Adding up steps would give 0.6500000000000001, and an IoU of 13/20 would miss it.
+    count = min(int((stop - start) / step + 1e-9), MOST_THRESHOLDS) + 1
+    return [round(start + number * step, 10) for number in range(count)]
 
 
 @click.command("compare")
@@ -61,7 +60,7 @@ def thresholds(text: str) -> tuple[float, ...]:
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Folder for overlays.")
 @click.option("--images", type=click.Path(exists=True, path_type=Path), help="The images, to draw overlays upon.")
 @click.option("--drift", is_flag=True, help="What changed from TRUTH (a reference result) to PRED?")
-@click.option("--threshold", type=click.FloatRange(0, 1), metavar="X", help="With --drift: exit code 7 over X.")
+@click.option("--threshold", type=click.FloatRange(0, 1), metavar="X", help="With --drift: exit code 7 over X (0).")
 def compare_command(
     pred: Path,
     truth: Path,
@@ -87,20 +86,19 @@ def compare_command(
         raise UsageError("--threshold belongs to --drift.")
     if images is not None and output is None:
         raise UsageError("--images is what overlays are drawn upon; -o DIR says where to write them.")
+    verdict = None
     if drift:
-        _drift(pred, truth, threshold, style)
+        verdict = _drift(comparison.drift(pred, truth), threshold or 0.0, style)
     else:
-        _compare(pred, truth, at, style, by_label=by_label, max_detections=max_detections)
+        _show(comparison.compare(pred, truth, at, by_label=by_label, max_detections=max_detections), style)
     if output is not None:
         _write_pictures(output, comparison.pictures(pred, truth, images, at[0]))
-    if drift and threshold is not None:
-        _judge(pred, truth, threshold)
+    if verdict:
+        raise verdict
 
 
-def _compare(pred: Path, truth: Path, at: Sequence[float], style: str, **options: Any) -> None:
-    found = comparison.compare(pred, truth, at, **options)
-    for note in found.notes:
-        click.echo(f"note: {note}", err=True)
+def _show(found: comparison.Comparison, style: str) -> None:
+    _say_notes(found.notes)
     document = found.as_dict()
     if style == "json":
         render.document(document)
@@ -108,3 +106,122 @@ def _compare(pred: Path, truth: Path, at: Sequence[float], style: str, **options
         click.echo(_csv(document), nl=False)
     else:
         render.echo(_text(document))
+
+
+def _say_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+
+
+def _text(document: dict[str, Any]) -> str:
+    pooled, images, coco = document["pooled"], document["images"], document["coco"]
+    head = f"{len(images)} image(s), {pooled['predicted']} predicted and {pooled['true']} true objects"
+    rows = [[_number(one["iou"], 4), *(_number(one[name]) for name in SHOWN)] for one in pooled["at"]]
+    right = range(len(SHOWN) + 1)
+    blocks = [head, render.table(["IoU", *(HEADER.get(name, name) for name in SHOWN)], rows, right=right)]
+    overall = [f"mean AP {_number(pooled['mean_ap'])}"]
+    overall += [f"{name.replace('_', ' ')} {_number(pooled[name])}" for name in OVERALL]
+    overall.append(f"COCO AP {_number(coco['ap'])}" if coco else "COCO AP – (predictions have no scores)")
+    blocks.append(" · ".join(overall))
+    if 1 < len(images) <= MOST_IMAGES:
+        blocks.append(_table_of_images(document))
+    elif len(images) > MOST_IMAGES:
+        blocks.append("Image by image: --format csv")
+    return "\n\n".join(blocks)
+
+
+def _table_of_images(document: dict[str, Any]) -> str:
+    first = document["pooled"]["at"][0]["iou"]
+    header = ["image", "predicted", "true", f"AP@{first:g}", f"F1@{first:g}", "mean AP", *OVERALL]
+    rows = [
+        [
+            one["image"],
+            one["predicted"],
+            one["true"],
+            *(_number(value) for value in (one["at"][0]["ap"], one["at"][0]["f1"], one["mean_ap"])),
+            *(_number(one[name]) for name in OVERALL),
+        ]
+        for one in document["images"]
+    ]
+    mean = document["mean"]
+    means = (mean["at"][0]["ap"], mean["at"][0]["f1"], mean["mean_ap"], *(mean[name] for name in OVERALL))
+    rows.append(["mean", "", "", *(_number(value) for value in means)])
+    return render.table(header, rows, right=range(1, len(header)))
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    if value is None:
+        return "–"
+    return str(value) if isinstance(value, int) else f"{value:.{digits}f}".rstrip("0").rstrip(".") or "0"
+
+
+def _csv(document: dict[str, Any]) -> str:
+    """One row per image and threshold, then the pooled rows with an empty name."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["image", "predicted", "true", "iou", *COLUMNS, "mean_ap", *OVERALL, "coco_ap"])
+    coco = {one["iou"]: one["ap"] for one in (document["coco"] or {"at": []})["at"]}
+    for one in (*document["images"], {"image": "", **document["pooled"]}):
+        tail = [one["mean_ap"], *(one[name] for name in OVERALL)]
+        for at in one["at"]:
+            ranked = coco.get(at["iou"]) if one["image"] == "" else None
+            row = [text_cell(one["image"]), one["predicted"], one["true"], at["iou"], *(at[name] for name in COLUMNS)]
+            writer.writerow(["" if cell is None else cell for cell in (*row, *tail, ranked)])
+    return stream.getvalue()
+
+
+def _drift(found: comparison.DriftReport, threshold: float, style: str) -> Verdict | None:
+    _say_notes(found.notes)
+    document = found.as_dict(threshold)
+    if style == "json":
+        render.document(document)
+    elif style == "csv":
+        click.echo(_drift_csv(found), nl=False)
+    else:
+        header = ("image", "drift", "same", "changed", "lost", "new", "median IoU", "lowest IoU", "renamed")
+        rows = [
+            (
+                one["image"],
+                _number(one["drift"], 6),
+                *(one[status] for status in ("same", "changed", "lost", "new")),
+                _number(one["iou"]["q50"], 6),
+                _number(one["iou"]["q0"], 6),
+                one["renamed"],
+            )
+            for one in document["images"]
+        ]
+        render.echo(render.table(header, rows, right=range(1, len(header))))
+    if not document["drifted"]:
+        return None
+    worst = max(zip(found.names, found.drifts, strict=True), key=lambda one: one[1].value)
+    return Verdict(
+        f"The result has changed: drift {worst[1].value:.6g} in {worst[0]}, over the threshold of {threshold:g}.",
+        hint="--format csv lists every object; -o DIR draws what was lost and what is new.",
+    )
+
+
+def _drift_csv(found: comparison.DriftReport) -> str:
+    """One row per object, those that did not change among them."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["image", "status", "reference", "now", "iou", "score_change", "renamed"])
+    for name, one in zip(found.names, found.drifts, strict=True):
+        for change in one.changes:
+            row = (change.status, change.reference, change.now, change.iou, change.score, int(change.renamed))
+            writer.writerow([text_cell(name), *("" if cell is None else cell for cell in row)])
+    return stream.getvalue()
+
+
+def _write_pictures(folder: Path, pictures: Iterable[tuple[str, Picture | None]]) -> None:
+    """NNN-<name>.png per image."""
+    import cv2
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (name, picture) in enumerate(pictures, 1):
+        if picture is None:
+            click.echo(f"note: {name} is too large to be drawn", err=True)
+            continue
+        _, data = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]), [cv2.IMWRITE_PNG_COMPRESSION, 3])
+        stem = re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII).strip("._-")[:60] or "image"
+        (folder / f"{number:03d}-{stem}.png").write_bytes(data.tobytes())
+    click.echo(f"overlays: {folder} (hits green, misses blue, false alarms orange)", err=True)

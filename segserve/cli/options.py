@@ -29,7 +29,7 @@ class SectionedCommand(click.Command):
         sections: dict[str, list[tuple[str, str]]] = {title: [] for title in SECTIONS}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
+            if record is not None and isinstance(parameter, click.Option):
                 sections[_section(parameter.name or "")].append(record)
         for title, records in sections.items():
             if records:

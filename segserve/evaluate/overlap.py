@@ -94,7 +94,9 @@ def _table(n_pred: int, n_true: int, pred: Integers, true: Integers, pixels: Int
     true_areas = np.bincount(true, pixels, n_true + 1)[1:].astype(np.float64)
     both = (pred > 0) & (true > 0)
     pairs = _summed(pred[both] - 1, true[both] - 1, pixels[both], n_pred, n_true)
-    return Overlap(pred_areas, true_areas, *pairs, float(pred_areas.sum()), float(true_areas.sum()), float(pixels[both].sum()))
+    return Overlap(
+        pred_areas, true_areas, *pairs, float(pred_areas.sum()), float(true_areas.sum()), float(pixels[both].sum())
+    )
 
 
 def _summed(

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import math
-import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from segserve.errors import TooLarge
+from segserve import sheets
 from segserve.exporters import outline
 from segserve.findings import Finding, Place, Severity
 from segserve.format import Document, geometry
 from segserve.model import StagedImage
-
-MAX_STACK_PLANES = 1_000_000
-_UNSAFE = re.compile(r"[^\w.+-]+")
+from segserve.sheets import Sheet
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +40,6 @@ class Object:
         return [[ring + corner for ring in polygon] for polygon in outline.polygons(self.pixels)]
 
 
-@dataclass(frozen=True, slots=True)
-class Sheet:
-    """One source image (one series of one file) and its planes that were segmented.
-
-    `name` is unique and safe as the beginning of a file name. `indices` number the images of the result. `axes` are the
-    axes of the planes with their lengths, in the order T, Z, C: those that the source has and that were told apart.
-    `shape` is (rows, columns).
-    """
-
-    name: str
-    source: str
-    series: int | None
-    indices: tuple[int, ...]
-    shape: tuple[int, int]
-    axes: Mapping[str, int]
-    pixel_size_um: tuple[float, float] | None
-
-
 @dataclass(frozen=True)
 class Results:
     """A result and the images that it belongs to, in the same order.
@@ -72,7 +50,7 @@ class Results:
 
     document: Document
     images: Sequence[StagedImage]
-    sizes: Mapping[tuple[str, int | None], Mapping[str, int]] = field(default_factory=dict)
+    sizes: Mapping[sheets.Key, Mapping[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.document.n_images != len(self.images):
@@ -81,57 +59,7 @@ class Results:
     @cached_property
     def sheets(self) -> tuple[Sheet, ...]:
         """The source images in the order of their first planes."""
-        groups: dict[tuple[str, int | None], list[int]] = {}
-        for index, image in enumerate(self.images):
-            groups.setdefault((image.source, image.series), []).append(index)
-        return tuple(
-            self._sheet(key, indices, name)
-            for (key, indices), name in zip(groups.items(), _unique_names(list(groups)), strict=True)
-        )
-
-    def _sheet(self, key: tuple[str, int | None], indices: list[int], name: str) -> Sheet:
-        images = [self.images[index] for index in indices]
-        if len({image.shape for image in images}) > 1:
-            raise ValueError(f"the planes of {key[0]} differ in size")
-        known = self.sizes.get(key, {})
-        axes = {}
-        for axis, places in (
-            ("T", {image.t for image in images}),
-            ("Z", {image.z for image in images}),
-            ("C", {image.c for image in images}),
-        ):
-            numbers = [place for place in places if isinstance(place, int)]
-            # One channel of several was segmented: its labels are an image of one channel.
-            if numbers and (axis != "C" or len(numbers) > 1):
-                axes[axis] = max(max(numbers) + 1, known.get(axis, 0))
-        if math.prod(axes.values()) > MAX_STACK_PLANES:
-            raise TooLarge(f"{key[0]} would become a stack of more than {MAX_STACK_PLANES} planes.")
-        return Sheet(name, *key, tuple(indices), images[0].shape, axes, images[0].pixel_size_um)
-
-    def place(self, sheet: Sheet, index: int) -> tuple[int, ...]:
-        """The position of an image in the stack of its sheet, one number from 0 per axis of `sheet.axes`."""
-        image = self.images[index]
-        at = {"T": image.t, "Z": image.z, "C": image.c}
-        return tuple(value if isinstance(value := at[axis], int) else 0 for axis in sheet.axes)
-
-    def plane_name(self, sheet: Sheet, index: int) -> str:
-        """A name for one plane, for programs that know two-dimensional images only: `cells_t004_z01`."""
-        if len(sheet.indices) == 1:
-            return sheet.name
-        widths = [len(str(length - 1)) for length in sheet.axes.values()]
-        places = zip(sheet.axes, self.place(sheet, index), widths, strict=True)
-        return sheet.name + "".join(f"_{axis.lower()}{place:0{width}d}" for axis, place, width in places)
-
-    def flat_name(self, sheet: Sheet, index: int) -> str:
-        """A file name for one plane: the original's own name where that is one plane, else `plane_name` as PNG."""
-        name = PurePath(sheet.source).name
-        if len(sheet.indices) == 1 and not sheet.axes and self._name_counts[name.casefold()] == 1:
-            return name
-        return f"{self.plane_name(sheet, index)}.png"
-
-    @cached_property
-    def _name_counts(self) -> Counter[str]:
-        return Counter(PurePath(sheet.source).name.casefold() for sheet in self.sheets)
+        return sheets.group(self.images, self.sizes)
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -200,11 +128,6 @@ class Exporter(Protocol):
         """Write the result below `folder`, which exists. Existing files of the same names are replaced."""
 
 
-def safe_name(text: str, most: int = 80) -> str:
-    """A text as part of a file name: letters, digits, `_ . + -`; never hidden, never empty."""
-    return _UNSAFE.sub("_", text)[:most].strip("._ ") or "image"
-
-
 def colour(label: str) -> tuple[int, int, int]:
     """A colour (red, green, blue) for a class, always the same one for the same name."""
     import colorsys
@@ -213,31 +136,3 @@ def colour(label: str) -> tuple[int, int, int]:
     hue = zlib.crc32(label.encode()) / 2**32
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, 0.95)
     return round(red * 255), round(green * 255), round(blue * 255)
-
-
-def _unique_names(keys: Sequence[tuple[str, int | None]]) -> list[str]:
-    """A name per source and series: its stem; with folder and suffix where two would be the same."""
-    forms = [_forms(PurePath(source), series) for source, series in keys]
-    names = [form[0] for form in forms]
-    for level in range(1, len(forms[0]) if forms else 0):
-        counts = Counter(name.casefold() for name in names)
-        names = [form[level] if counts[name.casefold()] > 1 else name for name, form in zip(names, forms, strict=True)]
-    taken: set[str] = set()
-    for position, name in enumerate(names):
-        unique, number = name, 1
-        while unique.casefold() in taken:
-            number += 1
-            unique = f"{name}-{number}"
-        taken.add(unique.casefold())
-        names[position] = unique
-    return names
-
-
-def _forms(source: PurePath, series: int | None) -> tuple[str, ...]:
-    end = "" if series is None else f"_s{series}"
-    stem = re.sub(r"\.ome$", "", source.stem, flags=re.IGNORECASE)
-    parents = "_".join(part for part in source.parts[-3:-1] if part != source.anchor)
-    return tuple(
-        safe_name(name)[-100:] + end
-        for name in (stem, source.name, f"{source.parent.name}_{stem}", f"{parents}_{source.name}")
-    )

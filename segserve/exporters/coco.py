@@ -26,7 +26,7 @@ def export(results: Results, folder: Path) -> Exported:
             image = results.images[index]
             described = {
                 "id": index + 1,
-                "file_name": results.flat_name(sheet, index),
+                "file_name": sheet.flat_name(results.images[index]),
                 "width": image.shape[1],
                 "height": image.shape[0],
             }

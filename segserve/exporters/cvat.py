@@ -31,7 +31,7 @@ def export(results: Results, folder: Path) -> Exported:
     for sheet in results.sheets:
         for index in sheet.indices:
             rows, columns = results.images[index].shape
-            described = {"id": str(index), "name": results.flat_name(sheet, index)}
+            described = {"id": str(index), "name": sheet.flat_name(results.images[index])}
             image = ET.SubElement(root, "image", {**described, "width": str(columns), "height": str(rows)})
             for item in results.objects(index):
                 _add(image, item)

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from segserve.exporters.base import Exported, Object, Results, Sheet, safe_name
+from segserve.exporters.base import Exported, Object, Results
 from segserve.exporters.outline import Polygon
+from segserve.sheets import Sheet, safe_name
 
 _VERSION = 228
 _TRACED, _RECTANGLE = 8, 1

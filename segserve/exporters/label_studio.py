@@ -30,7 +30,7 @@ def export(results: Results, folder: Path) -> Exported:
             scores = [region["score"] for region in regions if "score" in region]
             if scores:
                 prediction["score"] = statistics.fmean(scores)
-            tasks.append({"data": {"image": results.flat_name(sheet, index)}, "predictions": [prediction]})
+            tasks.append({"data": {"image": sheet.flat_name(results.images[index])}, "predictions": [prediction]})
     paths = (folder / "label-studio.json", folder / "label-studio.config.xml")
     paths[0].write_bytes(msgspec.json.encode(tasks))
     _write_setup(results, paths[1])

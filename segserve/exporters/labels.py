@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segserve.exporters.base import Exported, Results, Sheet
+from segserve.exporters.base import Exported, Results
 from segserve.findings import Finding, Place, Severity
+from segserve.sheets import Sheet
 
 LARGE = 1 << 28  # pixels of one plane from which a pyramid is written
 CHUNK = 1024
@@ -72,7 +73,7 @@ def _paint(
 
 
 def _by_place(results: Results, sheet: Sheet) -> dict[tuple[int, ...], int]:
-    return {results.place(sheet, index): index for index in sheet.indices}
+    return {sheet.place(results.images[index]): index for index in sheet.indices}
 
 
 def _write_tiff(results: Results, sheet: Sheet, folder: Path, lost: dict[int, int]) -> Path:

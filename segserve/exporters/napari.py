@@ -11,7 +11,8 @@ import csv
 from pathlib import Path
 
 from segserve.exporters import outline
-from segserve.exporters.base import Exported, Results, Sheet
+from segserve.exporters.base import Exported, Results
+from segserve.sheets import Sheet
 
 
 def export(results: Results, folder: Path) -> Exported:
@@ -26,7 +27,7 @@ def _write(results: Results, sheet: Sheet, path: Path) -> Path:
         writer.writerow(("index", "shape-type", "vertex-index", *(f"axis-{axis}" for axis in range(dimensions))))
         number = 0
         for index in sheet.indices:
-            place = results.place(sheet, index)
+            place = sheet.place(results.images[index])
             for item in results.objects(index):
                 ring = outline.keyhole(item.polygons()) - 0.5
                 writer.writerows(

@@ -10,7 +10,8 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from segserve.exporters import outline
-from segserve.exporters.base import Exported, Object, Results, Sheet, colour
+from segserve.exporters.base import Exported, Object, Results, colour
+from segserve.sheets import Sheet
 
 NAMESPACE = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 _SCHEMA = "http://www.openmicroscopy.org/Schemas/OME/2016-06/ome.xsd"

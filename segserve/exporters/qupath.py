@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from segserve.exporters.base import Exported, Object, Results, Sheet, colour
+from segserve.exporters.base import Exported, Object, Results, colour
+from segserve.sheets import Sheet
 
 # QuPath keeps annotations in a tree that it searches through; tens of thousands of objects are detections there.
 MOST_ANNOTATIONS = 10_000
@@ -57,7 +58,7 @@ _DEFAULT = {"c": ALL_CHANNELS, "z": 0, "t": 0}
 
 
 def _plane(results: Results, sheet: Sheet, index: int) -> dict[str, int]:
-    place = dict(zip(sheet.axes, results.place(sheet, index), strict=True))
+    place = dict(zip(sheet.axes, sheet.place(results.images[index]), strict=True))
     # An object on one channel cannot be combined with what is drawn by hand, so only where channels must be told apart.
     return {"c": place.get("C", ALL_CHANNELS), "z": place.get("Z", 0), "t": place.get("T", 0)}
 

@@ -59,9 +59,12 @@ _TABLE = (
     Rule("outside-image", _E, _W, "Points lie outside the image.", "Check scale and offset of the coordinates."),
     Rule("swapped-axes", _E, _E, "x and y are swapped.", "Write [x, y] = [column, row]."),
     Rule("duplicate-object", _E, _W, "The same object occurs twice.", "Write each object once."),
+    Rule("overlapping-objects", _W, _N, "Two objects of an image share ground.", "Give each pixel to one object."),
+    Rule("hole-as-object", _W, _W, "A hole is given as an object.", "Use cv2.RETR_EXTERNAL, or write a keyhole ring."),
     # The document against the images
     Rule("image-count-mismatch", _E, _E, "Not one result per image.", "Write one list per image, in sorted order."),
     Rule("suspicious-emptiness", _W, _W, "No image has any object.", "Look for an error that the executor swallowed."),
+    Rule("repaired", _N, _N, "`--repair` has changed this in the document that it has written.", ""),
 )
 RULES: dict[str, Rule] = {rule.name: rule for rule in _TABLE}
 
@@ -75,6 +78,10 @@ class Collector:
         self._found: list[Finding] = []
         self.counts: Counter[str] = Counter()
         self.mistakes = 0  # findings that are errors by the specification
+
+    def empty(self) -> Collector:
+        """Another one of the same kind that has found nothing."""
+        return Collector(strict=self._strict, limit=self._limit)
 
     def severity(self, rule: str) -> Severity:
         """What a finding of this rule weighs here."""
@@ -110,6 +117,11 @@ class Collector:
     def has_errors(self) -> bool:
         """Something was found that this severity does not forgive."""
         return any(self.severity(rule) is Severity.ERROR for rule, count in self.counts.items() if count)
+
+    @property
+    def unforgiven(self) -> bool:
+        """Something was found that not even a run forgives."""
+        return any(RULES[rule].at_run is Severity.ERROR for rule, count in self.counts.items() if count)
 
     def findings(self) -> list[Finding]:
         """What was kept, and one line per rule for what was only counted."""

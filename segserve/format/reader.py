@@ -21,6 +21,8 @@ POLYGON = "Polygon"
 TEXTS = frozenset({"model", "model_version", "format_version", "type", "name", "git_url", "git_hash"})
 LARGEST = float.fromhex("0x1.fffffffffffffp+1023")
 EXTRA_LIMIT = 4096  # bytes of one further value of an info document that are kept
+ONE_0_1 = "$.segmentation[{position}]"  # JSON path of an object in a 0.1 document
+LISTED_0_1 = "$[{image}].segmentation[{position}]"
 IMAGE_LIMIT = 1 << 24
 OBJECT_AHEAD = 1 << 16  # bytes in which the end of a faultless object is looked for
 _BATCH = 1 << 14  # points
@@ -118,6 +120,7 @@ class Reader:
             if key == "segmentation_data":
                 self._images(member)
             elif key == "segmentation":
+                self._form = ONE_0_1 if path == "$" else LISTED_0_1
                 self._image(member)
             elif key in TEXTS:
                 text = self._text(member)
@@ -145,7 +148,6 @@ class Reader:
 
     def _image(self, path: str) -> None:
         number = self.images
-        self._form = path[: -len(f"[{number}]")] + "[{image}][{position}]" if path.endswith("]") else path
         if self.scanner.peek(path) != b"[":
             self.scanner.wrong(path, "an array of objects")
         else:
@@ -158,7 +160,7 @@ class Reader:
     def _add(self, path: str, image: int) -> None:
         pending = self._pending
         mistakes = self.collector.mistakes
-        found = self._fast_object() or self._object(path)
+        found = self._fast_object(path) or self._object(path)
         pending.objects.append(found)
         pending.images.append(image)
         pending.sound.append(self.collector.mistakes == mistakes)
@@ -166,14 +168,14 @@ class Reader:
         if pending.points + len(pending.objects) > _BATCH:
             self.flush()
 
-    def _fast_object(self) -> _Read | None:
+    def _fast_object(self, path: str) -> _Read | None:
         """The object if nothing at all is wrong with it, else None and nothing is read."""
         scanner = self.scanner
-        scanner.peek("")
+        scanner.peek(path)
         end = scanner.data.find(b"}", scanner.position, scanner.position + OBJECT_AHEAD) + 1
         try:
             found = _object.decode(scanner.data[scanner.position : end]) if end else None
-        except msgspec.DecodeError:  # includes ValidationError
+        except (msgspec.DecodeError, UnicodeDecodeError):  # the first includes ValidationError
             return None
         if found is None:
             return None

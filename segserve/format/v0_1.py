@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from segserve.format.catalogue import Collector
-from segserve.format.document import Builder, Document
-from segserve.format.reader import Header
+from segserve.format.document import Summary
+from segserve.format.reader import LISTED_0_1, ONE_0_1, Header
 
 VERSION = "0.1"
 _KNOWN = {"model", "model_version", "format_version", "segmentation"}
@@ -34,9 +34,8 @@ def check(header: Header, collector: Collector, path: str) -> None:
         collector.add("unknown-key", f"Format 0.1 has no '{key[:40]}'; it is ignored.", path)
 
 
-def upgrade(headers: Sequence[Header], builder: Builder, collector: Collector, *, listed: bool) -> Document:
-    """The document of one 0.1 text (`listed`: of a list of them)."""
+def summary(headers: Sequence[Header], images: int, *, listed: bool) -> Summary:
+    """What one 0.1 text (`listed`: a list of them) says around its objects."""
     first = headers[0].texts if headers else {}
     model = first.get("model_version") or first.get("model", "")
-    form = "$[{image}].segmentation[{position}]" if listed else "$.segmentation[{position}]"
-    return builder.build(model, VERSION, notes=collector.findings(), exact=False, form=form)
+    return Summary(model, VERSION, images, exact=False, form=LISTED_0_1 if listed else ONE_0_1)

@@ -206,10 +206,20 @@ def finish(header: Header, images: int, collector: Collector) -> Summary:
 
 def encode_chunks(document: Document) -> Iterator[bytes]:
     """The document as format 0.2, one chunk per image: compact, a ring of integral coordinates as integers."""
-    yield b'{"model":' + _encoder.encode(document.model) + b',"format_version":"0.2","segmentation_data":['
-    for index in range(document.n_images):
-        yield (b"," if index else b"") + _encode_image(document.image(index))
+    yield encode_start(document.model)
+    yield from encode_images(document, first=True)
     yield b"]}"
+
+
+def encode_start(model: str) -> bytes:
+    """The text before the first image."""
+    return b'{"model":' + _encoder.encode(model) + b',"format_version":"0.2","segmentation_data":['
+
+
+def encode_images(part: Document, *, first: bool) -> Iterator[bytes]:
+    """One chunk per image of a part of a document; the `first` part begins without a comma."""
+    for index in range(part.n_images):
+        yield (b"" if first and not index else b",") + _encode_image(part.image(index))
 
 
 def _encode_image(document: Document) -> bytes:

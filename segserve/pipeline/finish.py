@@ -74,7 +74,7 @@ def judge(outcome: Outcome, attempt: AttemptDir) -> None:
     if outcome.ending in (Ending.CANCELLED, Ending.ORPHANED):
         who = "It was cancelled" if outcome.ending is Ending.CANCELLED else "The command that ran it went away"
         raise RunCancelled(f"{who}; the executor was stopped after {seconds}.", log=attempt.log)
-    found = diagnose(tail(attempt.log))
+    found = diagnose(tail(attempt.log), outcome.exit_code)
     code = "" if outcome.exit_code is None else f" with exit code {outcome.exit_code}"
     message = f"The executor failed{code}"
     if outcome.ending is Ending.LOST:

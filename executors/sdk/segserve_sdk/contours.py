@@ -272,7 +272,8 @@ def _opens_right(points: np.ndarray, begin: np.ndarray, spot: int) -> bool:
 
 def _tour(begin: List[int], doors: Dict[int, int]) -> List[int]:
     """Positions in the order of one walk: along the part's ring, at each door to the hole, around it and back."""
-    spots, tour = sorted(doors), []
+    spots = sorted(doors)
+    tour: List[int] = []
     todo = [(0, 0, begin[1])]  # go on at a position, look for doors from a position on, end
     while todo:
         position, look, end = todo.pop()

@@ -5,8 +5,8 @@ pair(pred, true)     which image belongs to which
 read_images(path)    the images themselves, to draw upon
 """
 
-from segserve.annotations.base import Annotated, Annotations
-from segserve.annotations.files import read, read_images
-from segserve.annotations.pairing import Pair, pair
+from segserve.sides.base import Side, SideImage
+from segserve.sides.files import read, read_images
+from segserve.sides.pairing import Pair, pair
 
-__all__ = ["Annotated", "Annotations", "Pair", "pair", "read", "read_images"]
+__all__ = ["Pair", "Side", "SideImage", "pair", "read", "read_images"]

@@ -16,13 +16,13 @@ from natsort import natsorted
 
 from segserve import format as polygons
 from segserve import inputs
-from segserve.annotations import coco
-from segserve.annotations.base import Annotated, Annotations
 from segserve.errors import NotFound, UnreadableImage, UsageError
 from segserve.evaluate import Objects
 from segserve.inputs import kinds, pixels
 from segserve.inputs.base import Unusable
 from segserve.inputs.planning import InputPlan, refuse
+from segserve.sides import coco
+from segserve.sides.base import Side, SideImage
 
 MASK_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg")
 
@@ -42,7 +42,7 @@ class _Results(msgspec.Struct):
     images: list[_Described]
 
 
-def read(path: Path) -> Annotations:
+def read(path: Path) -> Side:
     """Read one side. Objects of label images are read when they are asked for.
 
     Raises:
@@ -72,16 +72,16 @@ def read_images(path: Path) -> list[Callable[[], npt.NDArray[Any]]]:
 # ------------------------------------------------------------------------------------------------------ polygons
 
 
-def _polygons(path: Path, results: Path, data: bytes | None = None) -> Annotations:
+def _polygons(path: Path, results: Path, data: bytes | None = None) -> Side:
     document = polygons.decode(path.read_bytes() if data is None else data)
     if not isinstance(document, polygons.Document):
         raise UsageError(f"{path} describes an executor (info) and has no objects to compare.")
     described = _described(results, document.n_images)
-    return Annotations(
+    return Side(
         path,
         "output.json",
         tuple(
-            Annotated(_name(image), partial(Objects.from_document, document.image(index), _shape(image)))
+            SideImage(_name(image), partial(Objects.from_document, document.image(index), _shape(image)))
             for index, image in enumerate(described)
         ),
     )
@@ -112,7 +112,7 @@ def _name(image: _Described) -> str:
 # -------------------------------------------------------------------------------------------------- label images
 
 
-def _label_images(path: Path) -> Annotations:
+def _label_images(path: Path) -> Side:
     wanted, notes = _masks_in(path) if path.is_dir() else ([path], [])
     plan = inputs.plan(wanted or [path], inputs.Selection(series="all"))
     per_file = Counter(request.source for request in plan.requests)
@@ -128,9 +128,9 @@ def _label_images(path: Path) -> Annotations:
         axes = (("s", request.series if len(plan.sources[request.source].series) > 1 else None), ("t", request.t))
         suffix = "".join(f" {axis}={value}" for axis, value in (*axes, ("z", request.z)) if value is not None)
         name = stem + (suffix if per_file[request.source] > 1 else "")
-        images.append(Annotated(name, partial(_labels, plan, number)))
+        images.append(SideImage(name, partial(_labels, plan, number)))
     kind = "folder of label images" if path.is_dir() else "label image"
-    return Annotations(path, kind, tuple(images), (*notes, *plan.notes))
+    return Side(path, kind, tuple(images), (*notes, *plan.notes))
 
 
 def _masks_in(folder: Path) -> tuple[list[Path], list[str]]:

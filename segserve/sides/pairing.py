@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segserve.annotations.base import Annotated, Annotations
 from segserve.errors import UsageError
 from segserve.evaluate import Objects, runs
+from segserve.sides.base import Side, SideImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +17,11 @@ class Pair:
     """The same image on both sides."""
 
     name: str
-    pred: Annotated
-    true: Annotated
+    pred: SideImage
+    true: SideImage
 
 
-def pair(pred: Annotations, true: Annotations) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
+def pair(pred: Side, true: Side) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
     """The pairs, in the order of the true side, and notes about how they were found.
 
     COCO with COCO by image id; else by name, when both sides have the same names; else by order, when they have the
@@ -48,7 +48,7 @@ def pair(pred: Annotations, true: Annotations) -> tuple[tuple[Pair, ...], tuple[
     return tuple(Pair(b.name or a.name or f"image {n}", a, b) for n, (a, b) in enumerate(pairs, 1)), notes
 
 
-def _by_number(pred: Annotations, true: Annotations) -> tuple[Pair, ...]:
+def _by_number(pred: Side, true: Side) -> tuple[Pair, ...]:
     if not true.listed:
         raise UsageError(
             f"{true.path} is COCO's results form, which does not list images without objects.",
@@ -62,7 +62,7 @@ def _by_number(pred: Annotations, true: Annotations) -> tuple[Pair, ...]:
         missing = next(image for image in true.images if image.number not in found)
         raise UsageError(f"{pred.path} does not have image {missing.number} ({missing.name}) of {true.path}.")
     return tuple(
-        Pair(image.name or f"image {image.number}", found.get(image.number, Annotated("", _nothing)), image)
+        Pair(image.name or f"image {image.number}", found.get(image.number, SideImage("", _nothing)), image)
         for image in true.images
     )
 

@@ -14,10 +14,10 @@ from pathlib import Path, PurePath
 import msgspec
 import numpy as np
 
-from segserve.annotations.base import Annotated, Annotations
 from segserve.errors import UsageError
 from segserve.evaluate import Objects, Runs, runs
 from segserve.format.document import COORDINATE_LIMIT, Integers
+from segserve.sides.base import Side, SideImage
 
 MAX_PIXELS = 1 << 28  # of one image's run-length encodings
 
@@ -87,8 +87,8 @@ def recognised(data: bytes) -> Instances | None:
         raise UsageError(f"This COCO file is not as it should be: {error}.") from error
 
 
-def read(path: Path, instances: Instances) -> Annotations:
-    """One `Annotated` per image, in the order of their ids. Crowds are left out, with a note."""
+def read(path: Path, instances: Instances) -> Side:
+    """One `SideImage` per image, in the order of their ids. Crowds are left out, with a note."""
     found = instances if isinstance(instances, list) else instances.annotations
     images = [] if isinstance(instances, list) else sorted(instances.images, key=lambda image: image.id)
     names = {} if isinstance(instances, list) else {kind.id: kind.name for kind in instances.categories}
@@ -103,11 +103,11 @@ def read(path: Path, instances: Instances) -> Annotations:
     elif len(known) < len(images):
         raise UsageError(f"{path}: two images have the same id.")
     crowds = sum(bool(annotation.iscrowd) for annotation in found)
-    return Annotations(
+    return Side(
         path,
         "COCO",
         tuple(
-            Annotated(
+            SideImage(
                 PurePath(image.file_name.replace("\\", "/")).stem,
                 partial(_objects, path, image, by_image[image.id], names),
                 image.id,

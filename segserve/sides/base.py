@@ -10,7 +10,7 @@ from segserve.evaluate import Objects
 
 
 @dataclass(frozen=True, slots=True)
-class Annotated:
+class SideImage:
     """One image: its `name` ("" where the file does not tell), its COCO `number`, and how to get its objects."""
 
     name: str
@@ -19,11 +19,11 @@ class Annotated:
 
 
 @dataclass(frozen=True, slots=True)
-class Annotations:
+class Side:
     """One side of a comparison. `listed` is False for COCO's results form: images without objects are missing."""
 
     path: Path
     kind: str
-    images: tuple[Annotated, ...]
+    images: tuple[SideImage, ...]
     notes: tuple[str, ...] = ()
     listed: bool = True
