@@ -142,7 +142,7 @@ def session(*, config: Path | None = None, reporter: Reporter | None = None) -> 
     try:
         yield Session(Context(_home(), settings.load(config), reporter or QuietReporter()))
     except (OSError, sqlite3.Error) as error:
-        full = disk_full(error)
+        full = disk_full(error, layout.home().path)
         if full is None:
             raise
         raise full from error

@@ -9,9 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from segserve import format as polygons
 from segserve.errors import OutputInvalid, OutputMissing
@@ -91,8 +93,9 @@ def _listing(artifacts: Path | None) -> str:
     return f" It logged: {', '.join(names[:8])}{more}." if names else " It logged nothing."
 
 
-def read(path: Path, *, limit: int = SIZE_LIMIT) -> bytes:
-    """The bytes of a plain file of bounded size; a link that has been put there meanwhile is refused by the kernel.
+@contextmanager
+def opened(path: Path, *, limit: int = SIZE_LIMIT) -> Iterator[BinaryIO]:
+    """A plain file of bounded size; a link that has been put there meanwhile is refused by the kernel.
 
     Raises:
         OutputMissing: it is gone.
@@ -116,6 +119,12 @@ def read(path: Path, *, limit: int = SIZE_LIMIT) -> bytes:
                 f"{path.name} has {status.st_size / 1e9:.1f} GB; more than {limit / 1e9:.1f} GB are not read.",
                 hint="Run fewer images at once, or make the executor simplify its contours.",
             )
+        yield stream
+
+
+def read(path: Path, *, limit: int = SIZE_LIMIT) -> bytes:
+    """The bytes of a file; see `opened`."""
+    with opened(path, limit=limit) as stream:
         return stream.read(limit)
 
 
@@ -126,7 +135,8 @@ def collect(output: Path, images: Sequence[StagedImage]) -> Result:
         OutputMissing: the file is gone.
         OutputInvalid: not a document, not one result per image, or a result that cannot belong to these images.
     """
-    document = polygons.decode(read(output))
+    with opened(output) as stream:
+        document = polygons.decode(stream)
     if isinstance(document, Info):
         if images:
             raise OutputInvalid(

@@ -175,11 +175,19 @@ class DiskFull(BackendError):
     """No space left."""
 
 
-def disk_full(error: BaseException) -> DiskFull | None:
-    """What `error` means if it says that no space or quota is left: the system, sqlite or a copy may say so."""
+_LEAST_SPACE = 1 << 20
+
+
+def disk_full(error: BaseException, folder: Path | None = None) -> DiskFull | None:
+    """What `error` means if it says that no space or quota is left: the system, sqlite or a copy may say so.
+
+    Of a database, a full disk is often no more than a "disk I/O error": then the space left in `folder` decides.
+    """
+    code = getattr(error, "sqlite_errorcode", 0) if isinstance(error, sqlite3.Error) else 0
     full = (
         (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT))
-        or (isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL)
+        or code == sqlite3.SQLITE_FULL
+        or (code & 0xFF == sqlite3.SQLITE_IOERR and folder is not None and _free(folder) < _LEAST_SPACE)
         # shutil.copytree keeps only the texts of what went wrong.
         or (isinstance(error, shutil.Error) and f"[Errno {errno.ENOSPC}]" in str(error))
     )
@@ -190,6 +198,13 @@ def disk_full(error: BaseException) -> DiskFull | None:
         f"The disk is full: '{name}' could not be written." if name else "The disk is full.",
         hint="`segserve env gc` removes unused environments; SEGSERVE_HOME moves everything to another disk.",
     )
+
+
+def _free(folder: Path) -> int:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return _LEAST_SPACE
 
 
 class AccessDenied(BackendError):

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from segserve_sdk import contours
 
 from segserve.exporters import Results
 from segserve.format import Document
 from segserve.format.document import Builder
 from segserve.model import StagedImage
-from segserve_sdk import contours
 
 Labels = npt.NDArray[np.int32]
 

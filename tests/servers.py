@@ -44,6 +44,8 @@ def _server(folder: Path) -> str:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{folder}/mlflow.db",
         "_MLFLOW_SERVER_ARTIFACT_ROOT": f"file://{folder}/artifacts",
+        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",  # for experiments at mlflow-artifacts:/…
+        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": f"file://{folder}/proxied",
     }
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(

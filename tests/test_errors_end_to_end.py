@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -163,8 +161,7 @@ CAUSES = {
         "the network did not answer",
     ),
     "channels": (
-        "raise RuntimeError('Given groups=1, weight of size [64, 3, 7, 7], expected input[1, 1, 224, 224] to have 3 "
-        "channels, but got 1 channels instead')",
+        "raise RuntimeError('expected input[1, 1, 224, 224] to have 3 channels, but got 1 channels instead')",
         "another number of channels",
     ),
     "glob": ("max(len(name) for name in glob.glob(arguments.images + '/*.tif'))", "it found no images"),
@@ -264,13 +261,16 @@ def test_a_full_disk_under_the_result(segserve: Command, here: Path, images: Pat
     assert not (small_disk / "out").exists()
 
 
+@pytest.mark.network
 def test_a_defect_is_ours(segserve: Command, here: Path, shared_home: Path) -> None:
-    """Whoever writes garbage into our own files causes what we did not think of."""
-    (here / "home").mkdir()
-    (here / "home" / "repos").mkdir()
+    """Garbage in our own files is what we did not think of."""
     make_executor(here / "executor")
-    mirror_state = json.dumps({"fetched": "not a number"})
-    assert segserve("info", (here / "executor").as_uri()).code == 0
-    mirror = max((shared_home / "repos").glob("*.git"), key=os.path.getmtime)
-    (mirror / "segserve.json").write_text(mirror_state)
-    pytest.skip("to be decided")
+    job = segserve("run", "./executor#info", "--json").document["job"]
+    (shared_home / "jobs" / job / "facts.json").write_text("{ https://user:canary@host")
+    done = segserve("show", job, "--json")
+    assert done.code == done.error["exit_code"] == 1
+    assert done.error["code"] == "Defect"
+    assert "JSONDecodeError" in done.error["message"]
+    assert f"report it with the end of {done.error['log']}" in done.err
+    assert "Traceback" not in done.err
+    assert "facts.py" in Path(done.error["log"]).read_text()

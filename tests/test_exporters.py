@@ -9,7 +9,6 @@ import uuid
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -23,10 +22,7 @@ from hypothesis import given, settings
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from segserve.errors import InvalidParameters
-from segserve.exporters import EXPORTERS, Results, export_all, labels, outline, qupath, targets
-from segserve.format.document import Builder
-from segserve_sdk import contours
+from segserve.exporters import EXPORTERS, Results, export_all, outline
 from tests import masks
 
 Mask = npt.NDArray[np.bool_]

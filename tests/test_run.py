@@ -16,6 +16,9 @@ from segserve import api, layout
 from segserve.cli import main
 from segserve.errors import SegserveError
 from tests.executors import make_executor
+from tests.servers import mlflow_server
+
+__all__ = ["mlflow_server"]
 
 pytestmark = pytest.mark.network  # environments come from the configured package index
 
@@ -215,3 +218,24 @@ def test_a_failed_build_ends_the_run_as_failed(
     assert "surely-never-published-anywhere" in capsys.readouterr().err
     with api.session() as session:
         assert session.jobs(everything=True, limit=1)[0]["state"] == "failed"
+
+
+def test_somebodys_own_tracking_server_is_used(
+    tmp_path: Path, images: Path, mlflow_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its artifacts are proxied: nothing of it lies where we could simply read it."""
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
+    client = MlflowClient(tracking_uri=mlflow_server)
+    client.create_experiment("theirs", artifact_location="mlflow-artifacts:/theirs")
+    make_executor(tmp_path / "executor")
+    result = segserve.run(str(tmp_path / "executor"), [images], experiment="theirs")
+    assert result.counts == (1, 2, 1)
+    assert result.run_url.startswith(mlflow_server)
+    assert result.warnings == ()
+    run = client.get_run(result.run_url.rsplit("/", 1)[1])
+    assert run.info.status == "FINISHED"
+    assert run.info.artifact_uri.startswith("mlflow-artifacts:")
+    names = {item.path for item in client.list_artifacts(run.info.run_id)}
+    assert {"output.json", "overlays", "report", "logs"} <= names

@@ -15,11 +15,12 @@ from segserve.findings import Finding
 @click.command("validate")
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--images", type=click.Path(exists=True, path_type=Path), help="Their images: check number and bounds.")
+@click.option("--pairs", is_flag=True, help="Also look for objects that overlap or lie within others (takes longer).")
 @click.option("--format", "style", type=click.Choice(["text", "json", "junit"]), default="text", show_default=True)
 @click.option("--ignore", multiple=True, metavar="RULE", help="Leave out a rule (repeatable).")
 @click.option("--repair", "target", type=click.Path(path_type=Path), help="Write a corrected document to this file.")
 def validate_command(
-    files: tuple[Path, ...], images: Path | None, style: str, ignore: tuple[str, ...], target: Path | None
+    files: tuple[Path, ...], images: Path | None, pairs: bool, style: str, ignore: tuple[str, ...], target: Path | None
 ) -> None:
     """Check that each of FILES is a valid output.json; exit code 7 when one is not.
 
@@ -28,7 +29,7 @@ def validate_command(
     skip = _rules(ignore)
     if target is not None and len(files) != 1:
         raise UsageError("--repair takes one file at a time.", hint="Call it once for each file.")
-    found, verdict = _examined(files, images, skip, target)
+    found, verdict = _examined(files, images, pairs, skip, target)
     if style == "json":
         click.echo(findings.as_json(found))
     elif style == "junit":
@@ -56,17 +57,17 @@ def _rules(ignore: tuple[str, ...]) -> frozenset[str]:
 
 
 def _examined(
-    files: tuple[Path, ...], images: Path | None, skip: frozenset[str], target: Path | None
+    files: tuple[Path, ...], images: Path | None, pairs: bool, skip: frozenset[str], target: Path | None
 ) -> tuple[list[Finding], list[Finding]]:
     """What to print, and what decides."""
-    from segserve import validate
+    from segserve import validation
 
-    known = validate.measured(images) if images is not None else None
-    reports = [validate.validate(file, known, skip=skip) for file in files]
+    known = validation.measured(images) if images is not None else None
+    reports = [validation.validate(file, known, pairs=pairs, skip=skip) for file in files]
     found = [finding for report in reports for finding in report.findings]
     if target is None:
         return found, found
     if not reports[0].readable:
         return found, found  # every error is listed; there is nothing to repair
-    changes = validate.repair(files[0], target, reports[0])
-    return [*found, *changes], list(validate.validate(target, known, skip=skip).findings)
+    changes = validation.repair(files[0], target, reports[0])
+    return [*found, *changes], list(validation.validate(target, known, pairs=pairs, skip=skip).findings)

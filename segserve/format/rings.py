@@ -18,6 +18,12 @@ Kinds = npt.NDArray[np.int8]
 _CACHED = 1 << 15  # points; so much of every temporary array stays in the processor's cache
 _COPIED = 1 << 20  # points that shapely copies at once
 
+# Hostile rings must cost no more than linear time. An outline of an object comes nowhere near these limits.
+_DENSE = ((4096, 512), (64, 64))  # points, and for how many others the box of a segment meets, on average
+_SAMPLE = 64  # segments that this average is taken over
+_SPARE, _PER_POINT = 1 << 24, 1 << 8  # steps of counting windings that a call may take
+_FACES = 64  # regions of a ring that are looked at when that is used up
+
 
 def classify(coordinates: Floats, offsets: Integers) -> Kinds:
     """(m,) what each ring is: FEW, FLAT, SIMPLE, TOUCHING, KEYHOLE or CROSSED.
@@ -25,14 +31,17 @@ def classify(coordinates: Floats, offsets: Integers) -> Kinds:
     SIMPLE is what shapely calls valid. Among the others, a ring is CROSSED when some place has a winding number other
     than 0 and one more, always the same: two strands that cross make three different ones around their crossing, and a
     ring that only touches or retraces itself makes two. KEYHOLE: it encloses places with winding number 0.
+    Rings that are absurdly dense (`tangled`) count as CROSSED without a closer look.
     """
     kinds = np.full(offsets.size - 1, SIMPLE, np.int8)
     few = _few(coordinates, offsets)
     kinds[few] = FEW
     hard = np.flatnonzero(~few & ~star_shaped(coordinates, offsets))
-    for part in _batches(hard, offsets, _COPIED):
+    dense = tangled(coordinates, offsets, hard, *_DENSE[0])
+    kinds[hard[dense]] = CROSSED
+    for part in _batches(hard[~dense], offsets, _COPIED):
         kinds[part] = _classified(part, coordinates, offsets)
-    for number in np.flatnonzero(kinds == FLAT):
+    for number in np.concatenate([np.flatnonzero(kinds == FLAT), hard[dense]]).tolist():
         if len(np.unique(coordinates[offsets[number] : offsets[number + 1]], axis=0)) < 3:
             kinds[number] = FEW
     return kinds
@@ -138,11 +147,29 @@ def _classified(rings: Integers, coordinates: Floats, offsets: Integers) -> Kind
 
     flat, index = gather(coordinates, offsets, rings)
     lines = shapely.linearrings(flat, indices=index)
-    odd = ~shapely.is_valid(shapely.polygons(lines))
+    odd = np.flatnonzero(~shapely.is_valid(shapely.polygons(lines)))
     kinds = np.full(rings.size, SIMPLE, np.int8)
-    if odd.any():
+    if odd.size:
+        dense = tangled(coordinates, offsets, rings[odd], *_DENSE[1])
+        kinds[odd[dense]] = CROSSED
+        odd = odd[~dense]
         kinds[odd] = _windings(lines[odd], coordinates, offsets, rings[odd])
     return kinds
+
+
+def tangled(coordinates: Floats, offsets: Integers, rings: Integers, points: int, others: int) -> Booleans:
+    """(k,) which of these rings have more than so many points, and segments whose boxes meet so many others'."""
+    result = np.zeros(rings.size, np.bool_)
+    counts = geometry.lengths(offsets)[rings]
+    for place in np.flatnonzero(counts > points).tolist():
+        ring = coordinates[offsets[rings[place]] : offsets[rings[place] + 1]]
+        following = np.roll(ring, -1, axis=0)
+        low, high = np.minimum(ring, following), np.maximum(ring, following)
+        met = 0
+        for k in np.linspace(0, len(ring) - 1, _SAMPLE).astype(np.int64).tolist():
+            met += np.count_nonzero(((low <= high[k]) & (high >= low[k])).all(axis=1))
+        result[place] = met > others * _SAMPLE
+    return result
 
 
 def _windings(lines: Any, coordinates: Floats, offsets: Integers, rings: Integers) -> Kinds:
@@ -153,6 +180,9 @@ def _windings(lines: Any, coordinates: Floats, offsets: Integers, rings: Integer
         shapely.polygonize(shapely.node(lines)[:, None], axis=1), return_index=True
     )  # every bounded region that the ring's lines cut the plane into
     kinds = np.full(rings.size, FLAT, np.int8)
+    counts = geometry.lengths(offsets)[rings]
+    if int(counts[owner].sum()) > _SPARE + _PER_POINT * int(counts.sum()):
+        faces, owner = _thinned(faces, owner)
     if not faces.size:
         return kinds
     inner = shapely.point_on_surface(faces)
@@ -168,6 +198,14 @@ def _windings(lines: Any, coordinates: Floats, offsets: Integers, rings: Integer
     kinds[some & enclosed] = KEYHOLE
     kinds[most - least > 1] = CROSSED
     return kinds
+
+
+def _thinned(faces: npt.NDArray[Any], owner: Integers) -> tuple[npt.NDArray[Any], Integers]:
+    """About `_FACES` of the faces of each ring, evenly chosen."""
+    first = np.searchsorted(owner, owner)  # `owner` ascends
+    total = np.searchsorted(owner, owner, side="right") - first
+    kept = (np.arange(owner.size) - first) % np.maximum(total // _FACES, 1) == 0
+    return faces[kept], owner[kept]
 
 
 def _winding(

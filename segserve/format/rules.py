@@ -58,13 +58,11 @@ class Checker:
         shapes: Sequence[tuple[int, int]] | None = None,
         *,
         names: Sequence[str] | None = None,
-        duplicates: bool = True,
         pairs: bool = False,
     ) -> None:
         self._collector = collector
         self._shapes = None if shapes is None else np.asarray(shapes, np.float64).reshape(-1, 2)
         self._names = names
-        self._duplicates = duplicates
         self._pairs = pairs
         self._objects = 0
         self._bounds = collector.empty()  # kept aside: they mean nothing if results and images cannot be matched
@@ -79,13 +77,11 @@ class Checker:
         for kind, (rule, message) in MESSAGES.items():
             rings.report(self._collector, rule, kinds == kind, message)
         box = geometry.boxes(part.coordinates, part.offsets)
-        if self._duplicates or self._pairs:
-            again = pairs.duplicates(part, box)
-            if self._duplicates:
-                rings.report(self._collector, "duplicate-object", again, "The image has the same object before.")
-            if self._pairs:
-                skipped = np.isin(kinds, (FEW, FLAT, CROSSED)) | again | ~rings.sound
-                self._compare(part, box, kinds != SIMPLE, skipped)
+        again = pairs.duplicates(part, box)
+        rings.report(self._collector, "duplicate-object", again, "The image has the same object before.")
+        if self._pairs:
+            skipped = np.isin(kinds, (FEW, FLAT, CROSSED)) | again | ~rings.sound
+            self._compare(part, box, kinds != SIMPLE, skipped)
         if self._shapes is not None:
             self._inside(rings, box, self._shapes)
 

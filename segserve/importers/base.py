@@ -30,7 +30,7 @@ SIZE_LIMIT = 4 << 30
 SHOWN = 40
 # What programs and people put behind the name of an image when they save its objects.
 _ENDINGS = re.compile(
-    r"([-_. ](rois?et|rois|masks?|cp|cp_masks|seg|labels?|lbl|objects|annotations?|shapes|qupath|ome|geojson|cellpose))+$",
+    r"([-_. ](rois?et|rois|masks?|cp|seg|labels?|lbl|objects|annotations?|shapes|qupath|ome|geojson|cellpose))+$",
     re.IGNORECASE,
 )
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts in front of an uploaded file's name

@@ -20,6 +20,19 @@ from segserve.importers.base import Broken, Target, read_bytes
 
 _MAGIC = b"\x93NUMPY"
 _HEADER_LIMIT = 1 << 16
+# What the unpickler raises over damaged programs.
+_DAMAGE = (
+    pickle.UnpicklingError,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 _PLAIN = re.compile(r"[iub][1248]")
 
 
@@ -37,7 +50,7 @@ class _Type:
         """The type, if it is one of whole numbers."""
         if not isinstance(self.name, str) or not _PLAIN.fullmatch(self.name):
             raise Broken(f"The masks are of type {str(self.name)[:20]}, not whole numbers.", "masks")
-        return np.dtype(self.name).newbyteorder("<" if self.order in "|=" else self.order)
+        return np.dtype(self.name).newbyteorder(">" if self.order == ">" else "<")
 
 
 class _Array:
@@ -132,9 +145,7 @@ def _contents(data: bytes) -> dict[Any, Any]:
     begin = _pickle_start(data)
     try:
         found = _Unpickler(io.BytesIO(data[begin:])).load()
-    except Broken:
-        raise
-    except Exception as error:  # a pickle is a program: what it can raise in the unpickler cannot be listed
+    except _DAMAGE as error:
         raise Broken(f"It is no intact file of Cellpose: {type(error).__name__}.") from error
     if isinstance(found, _Array):  # the outer array of one object: its "bytes" are a list with the dictionary
         content = found.state[4] if len(found.state) == 5 else None

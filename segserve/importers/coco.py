@@ -73,7 +73,8 @@ def _unrun(runs: list[Any], shape: tuple[int, int], place: str) -> tuple[npt.NDA
 
 
 def _decompress(text: str, place: str) -> list[int]:
-    """COCO's compressed counts: six bits per character, and from the third number on the difference to the one but last.
+    """COCO's compressed counts: five bits and a continuation bit per character; from the fourth number on, what is
+    written is the difference to the last number but one.
 
     https://github.com/cocodataset/cocoapi/blob/master/common/maskApi.c (rleFrString)
     """

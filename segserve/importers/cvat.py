@@ -18,10 +18,10 @@ _OTHER = ("polyline", "points", "ellipse", "cuboid", "skeleton")
 def read(path: Path, target: Target) -> None:
     """Shapes of all images that the file has; every one must be among ours."""
     data = read_bytes(path)
-    if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
-        raise Broken("It declares a document type; that is not read.")
+    if b"<!DOCTYPE" in data or b"<!ENTITY" in data or b"\0" in data:  # (NUL bytes: UTF-16, which could hide them)
+        raise Broken("It declares a document type, or is not UTF-8; that is not read.")
     try:
-        for _, element in ET.iterparse(io.BytesIO(data)):
+        for _, element in ET.iterparse(io.BytesIO(data)):  # noqa: S314 - without a document type, see above
             if element.tag == "track":
                 raise Broken("It is 'CVAT for video'; export it as 'CVAT for images 1.1'.", "annotations/track")
             if element.tag == "image":

@@ -109,9 +109,9 @@ def _order(axes: str, lengths: tuple[int, ...], sheet: Sheet) -> list[str]:
     """Which of the sheet's axes each leading axis of the file is; '' for those of length one that it does not have."""
     leading = list(axes[: len(lengths)])
     named = [axis if axis in sheet.axes else "" for axis in leading]
-    if {axis for axis in named if axis} == {axis for axis, length in sheet.axes.items() if length > 1 or axis in named}:
-        if all(name or length == 1 for name, length in zip(named, lengths, strict=True)):
-            return named
+    needed = {axis for axis, length in sheet.axes.items() if length > 1 or axis in named}
+    if needed == set(named) - {""} and all(name or length == 1 for name, length in zip(named, lengths, strict=True)):
+        return named
     long = [place for place, length in enumerate(lengths) if length > 1]
     wanted = [axis for axis, length in sheet.axes.items() if length > 1]
     if len(long) != len(wanted):

@@ -162,4 +162,5 @@ def refuse(findings: Sequence[Finding], total: int) -> None:
         message = f"{first.place.path} {first.message}."
     else:
         message = f"{len(findings)} of {total} inputs cannot be used. The first: {first.place.path} {first.message}."
-    raise UnreadableImage(message, hint=fixes.most_common(1)[0][0] if fixes else "", findings=findings)
+    hint = fixes.most_common(1)[0][0] if fixes else "Name only images; `segserve images FILE…` shows what can be read."
+    raise UnreadableImage(message, hint=hint, findings=findings)

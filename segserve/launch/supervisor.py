@@ -98,13 +98,13 @@ class Supervisor:
         control_number = self._control.fileno()
         os.set_inheritable(control_number, False)
         _become_subreaper()
+        self._install_signals()  # first: who cancels a job that is about to start must not kill us with the default
         self._log.attach()
         executor.preload()
         held = self._await_go()
         if held is None:
             self._log.close()
             return 0
-        self._install_signals()
         if not self._attempt.supervisor.exists():
             write_atomically(self._attempt.supervisor, to_json(process.identity()))
         self.plan = plan_from_json(self._attempt.plan.read_text(encoding="utf-8"))

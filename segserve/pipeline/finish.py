@@ -64,21 +64,21 @@ def judge(outcome: Outcome, attempt: AttemptDir) -> None:
     """
     if outcome.ending is Ending.SUCCEEDED:
         return
-    seconds = f"{max(0.0, outcome.ended - outcome.started):.0f} s"
+    after = f"after {max(0.0, outcome.ended - outcome.started):.0f} s" if outcome.started else "before it began"
     if outcome.ending is Ending.TIMED_OUT:
         raise RunTimedOut(
-            f"The executor ran past its time limit and was stopped after {seconds}.",
+            f"The executor ran past its time limit and was stopped {after}.",
             hint="Raise --timeout, or try fewer images with --first.",
             log=attempt.log,
         )
     if outcome.ending in (Ending.CANCELLED, Ending.ORPHANED):
         who = "It was cancelled" if outcome.ending is Ending.CANCELLED else "The command that ran it went away"
-        raise RunCancelled(f"{who}; the executor was stopped after {seconds}.", log=attempt.log)
+        raise RunCancelled(f"{who}; the executor was stopped {after}.", hint="Run it again.", log=attempt.log)
     found = diagnose(tail(attempt.log), outcome.exit_code)
     code = "" if outcome.exit_code is None else f" with exit code {outcome.exit_code}"
     message = f"The executor failed{code}"
     if outcome.ending is Ending.LOST:
-        message = "The supervisor of the executor was killed"
+        message = "The executor was lost"
     raise ExecutorFailed(
         f"{message}: {found.cause}" if found else f"{message}." + (f" {outcome.message}" if outcome.message else ""),
         hint=found.hint if found else "The end of the log says more.",
@@ -206,7 +206,7 @@ def report_facts(job: Job, facts: Facts, outcome: Outcome) -> Mapping[str, Any]:
         "environment": {"kind": job.environment.kind, "source": job.environment.source, "key": job.environment.key},
         "machine": {
             "host": socket.gethostname(),
-            "memory": f"{outcome.max_rss_bytes / 1e6:.0f} MB",
+            "memory": f"{outcome.max_rss_bytes / 1e6:.0f} MB" if outcome.max_rss_bytes else "–",
             "cpu": f"{outcome.cpu_seconds:.1f} s",
         },
         "job": job.id,
@@ -234,7 +234,9 @@ def _log_result(ctx: Context, folder: JobDir, facts: Facts, result: Result, outc
         tracker = tracking.open_tracker(ctx.home, facts.tracking_uri)
         metrics = {f"seconds.{name}": value for name, value in facts.seconds.items()}
         metrics |= {"images": float(len(result.images)), "objects": float(sum(result.counts))}
-        metrics |= {"memory.mb": outcome.max_rss_bytes / 1e6, "cpu.seconds": outcome.cpu_seconds}
+        metrics |= {"cpu.seconds": outcome.cpu_seconds}
+        if outcome.max_rss_bytes:  # 0: it ended before anybody could look
+            metrics |= {"memory.mb": outcome.max_rss_bytes / 1e6}
         tracker.log_metrics(facts.run_id, metrics)
         # The parameter itself has what was asked for: a URL whose content can change.
         digests = {f"{name}.sha256": digest for name, digest in facts.parameter_digests.items()}
@@ -246,7 +248,7 @@ def _log_result(ctx: Context, folder: JobDir, facts: Facts, result: Result, outc
         _log_logs(tracker, facts, folder.attempt(1))
         tracker.finish(facts.run_id, "FINISHED")
     except BackendError as unreachable:
-        warning = f"The result is complete, but MLflow could not be told: {unreachable.message}"
+        warning = f"The result is complete, but MLflow could not be told: {unreachable.message} {unreachable.quote}"
         ctx.reporter.warn(warning)
         return replace(result, warnings=(*result.warnings, warning))
     return result

@@ -176,7 +176,7 @@ class Tracker:
         """Copy everything below `folder` (ours, without symlinks) to `artifact_path` of the run's artifacts."""
         target = self.local_artifacts(run_id)
         if target is None:
-            self._transfer("upload", run_id, str(folder), str(_inside(artifact_path)))
+            self._transfer("upload", run_id, str(folder), _relative(_inside(artifact_path)))
             return
         files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
         self._place({_inside(artifact_path) / file.relative_to(folder).as_posix(): file for file in files}, target)
@@ -190,7 +190,7 @@ class Tracker:
             return
         with tempfile.TemporaryDirectory(dir=self._home.temporary) as scratch:
             shutil.copyfile(file, Path(scratch) / relative.name)
-            self._transfer("upload", run_id, scratch, str(relative.parent))
+            self._transfer("upload", run_id, scratch, _relative(relative.parent))
 
     def local_artifacts(self, run_id: str) -> Path | None:
         """The folder of the run's artifacts when it is on this machine (it may not exist yet), else None."""
@@ -313,6 +313,11 @@ def _inside(path: str) -> PurePosixPath:
     if relative.is_absolute() or ".." in relative.parts:
         raise UsageError(f"'{path}' is no path inside a run's artifacts.")
     return relative
+
+
+def _relative(path: PurePosixPath) -> str:
+    """A path below the root of a run's artifacts in MLflow's spelling: the root itself is "", "." is refused."""
+    return "" if path == PurePosixPath() else str(path)
 
 
 def _entries(values: Mapping[str, str], limit: int) -> list[dict[str, str]]:

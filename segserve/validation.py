@@ -11,7 +11,7 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,8 +26,6 @@ from segserve.format.geometry import Booleans
 from segserve.format.groups import Groups
 from segserve.format.repair import repair as repaired
 from segserve.format.v0_2 import encode_images, encode_start
-
-PAIR_RULES = frozenset({"duplicate-object", "overlapping-objects", "hole-as-object"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +66,20 @@ def measured(folder: Path) -> Images:
     return Images(tuple(shapes), tuple(names))
 
 
-def validate(path: Path, images: Images | None = None, *, skip: frozenset[str] = frozenset()) -> Report:
-    """Hold a file against the specification; `skip` are rules that are not reported, nor looked for where that costs.
+def validate(
+    path: Path, images: Images | None = None, *, pairs: bool = False, skip: frozenset[str] = frozenset()
+) -> Report:
+    """Hold a file against the specification.
+
+    `pairs` also compares objects with each other (`overlapping-objects`, `hole-as-object`), which takes longer than all
+    the rest. The rules in `skip` are not reported.
 
     Raises:
         UsageError: it is no plain file or cannot be read.
     """
     collector = Collector()
     with _opened(path) as stream:
-        found, sink = polygons.read(stream, lambda: _Checks(images, skip), collector)
+        found, sink = polygons.read(stream, lambda: _Checks(images, pairs), collector)
     readable = found is not None and not collector.unforgiven
     sink.finish(found)
     collector.merge(sink.collector)
@@ -87,15 +90,14 @@ def validate(path: Path, images: Images | None = None, *, skip: frozenset[str] =
 class _Checks:
     """The sink of `validate`: objects go through the rules and are forgotten."""
 
-    def __init__(self, images: Images | None, skip: frozenset[str]) -> None:
+    def __init__(self, images: Images | None, pairs: bool) -> None:
         self.collector = Collector()
         self.objects = 0
         self._checker = Checker(
             self.collector,
             images.shapes if images else None,
             names=images.names if images else None,
-            duplicates="duplicate-object" not in skip,
-            pairs=bool(PAIR_RULES - {"duplicate-object"} - skip),
+            pairs=pairs,
         )
         self._groups = Groups(self._check)
 
@@ -211,4 +213,4 @@ def _umask() -> int:
     return mask
 
 
-__all__: Sequence[str] = ["PAIR_RULES", "Images", "Report", "measured", "repair", "validate"]
+__all__ = ["Images", "Report", "measured", "repair", "validate"]
