@@ -1,9 +1,9 @@
 """Comparing 10,000 with 10,000 objects, beside stardist.matching in the same run: `python benchmarks/compare.py`.
 
 stardist.matching runs in an environment of its own, which is made for it (--python names one that exists); its first
-call, in which numba compiles, is not counted. Both take the same two label images and the same thresholds. Rounds
-alternate, so that a busy machine hits both alike; the table has medians. Both sides' imports are done before. Polygons (the same objects, traced) are
-compared by runs of pixels, as segserve does it, and by shapely's STRtree with intersections.
+call, in which numba compiles, is not counted, nor are imports. Both take the same two label images and the same
+thresholds. Rounds alternate, so that a busy machine hits both alike; the table has medians. Polygons (the same objects,
+traced) are compared by runs of pixels, as segserve does it, and by shapely's STRtree with intersections.
 """
 
 from __future__ import annotations

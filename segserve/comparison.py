@@ -11,7 +11,7 @@ from typing import Any
 from segserve import evaluate, sides
 from segserve.errors import SegserveError, UsageError
 from segserve.evaluate import CocoScores, Drift, Objects, Tally
-from segserve.evaluate.picture import Picture
+from segserve.evaluate.drawing import Picture
 from segserve.sides import Pair
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 10) for step in range(10))

@@ -22,8 +22,7 @@ from segserve.errors import InvalidParameters, TooLarge, disk_full
 MAX_BYTES = 20 * 2**30
 _CHUNK = 1 << 20
 _LONGEST_NAME = 100
-# The same variables that git and the index get; Python by itself reads the first one only.
-_CERTIFICATES = ("SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE")
+_CERTIFICATES = ("CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE")  # trusted besides SSL_CERT_FILE, which Python reads itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +101,8 @@ class _HttpsOnly(urllib.request.HTTPRedirectHandler):
 
 def _opener() -> urllib.request.OpenerDirector:
     context = ssl.create_default_context()
-    for name in _CERTIFICATES[1:]:
-        if os.environ.get(name) and not os.environ.get(_CERTIFICATES[0]):
-            context.load_verify_locations(cafile=os.environ[name])
+    for file in filter(None, map(os.environ.get, _CERTIFICATES)):
+        context.load_verify_locations(cafile=file)
     return urllib.request.build_opener(urllib.request.HTTPSHandler(context=context), _HttpsOnly())
 
 

@@ -42,7 +42,11 @@ def _section(name: str, values: Mapping[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
-    # JSON strings and arrays of strings are TOML too (https://toml.io/en/v1.0.0#string), but for DEL.
     if isinstance(value, list):
-        return "[\n" + "".join(f"  {json.dumps(item)},\n" for item in value) + "]"
-    return json.dumps(value)
+        return "[\n" + "".join(f"  {_value(item)},\n" for item in value) + "]"
+    if not isinstance(value, str):
+        return json.dumps(value)
+    # A JSON string is TOML's too, but for DEL, and for escapes of what is no character by itself: half an emoji, a byte
+    # of a file name that is no UTF-8 (https://toml.io/en/v1.0.0#string).
+    text = value.encode("utf-8", "replace").decode("utf-8")
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -8,8 +8,11 @@ from collections.abc import Mapping
 MASK = "***"
 
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
-    # user:password@ in any URL; the user name of an ssh URL (git@) is no secret and stays.
-    (re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)[^\s/@:'\"]*:[^\s/@'\"]*@", re.I), rf"\g<scheme>{MASK}@"),
+    # user:password@ in any URL; the user name of an ssh URL (git@) is no secret and stays, as does our own example.
+    (
+        re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)(?!(?-i:USER:TOKEN)@)[^\s/@:'\"]*:[^\s/@'\"]*@", re.I),
+        rf"\g<scheme>{MASK}@",
+    ),
     # https://TOKEN@host: a bare user part in http(s) is a token more often than a name.
     (re.compile(r"(?P<scheme>\bhttps?://)[^\s/@:'\"]+@", re.I), rf"\g<scheme>{MASK}@"),
     # Tokens with a well-known prefix (GitHub, GitLab, Slack, AWS, Hugging Face, PyPI).

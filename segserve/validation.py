@@ -186,11 +186,11 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise UsageError(f"{path} is no plain file.", hint="Save it to a file first: it is read more than once.")
-        stream = path.open("rb", buffering=0)
+        stream = path.open("rb")
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
     with stream:
-        yield stream  # type: ignore[misc]  # a raw stream; Feed asks again when it gives less than a window
+        yield stream
 
 
 @contextmanager

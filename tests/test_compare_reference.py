@@ -1,4 +1,4 @@
-"""Our numbers beside those of cellpose.metrics, stardist.matching and pycocotools, run in an environment of their own."""
+"""Our numbers beside those of cellpose.metrics, stardist.matching and pycocotools, in an environment of their own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ NEEDED = (
     *("opencv-python-headless", "fastremap", "fill-voids"),
 )
 THRESHOLDS = (0.1, 0.3, 0.5, 0.55, 0.65, 0.75, 0.9, 1.0)
-CLOSE = {"rel": 0, "abs": 1e-6}
+STACK = "overlapping"
+CLOSE: dict[str, Any] = {"rel": 0, "abs": 1e-6}
 
 
 @pytest.fixture(scope="session")
@@ -77,6 +78,16 @@ def disturbed(image: np.ndarray[Any, Any], seed: int) -> np.ndarray[Any, Any]:
     return dense(result)
 
 
+def boxes(seed: int, count: int) -> np.ndarray[Any, Any]:
+    """Overlapping boxes, of which many are the same: (count, 32, 32)."""
+    random = np.random.default_rng(seed)
+    stack = np.zeros((count, 32, 32), bool)
+    for mask in stack:
+        (row, column), (height, width) = random.integers(0, 6, 2) * 4, random.integers(1, 4, 2) * 4
+        mask[row : row + height, column : column + width] = True
+    return stack
+
+
 def cases() -> dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
     """(prediction, truth) by name."""
     truth = blobs(1, 60)
@@ -97,6 +108,7 @@ def cases() -> dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
         "dense": (disturbed(blobs(3, 400), 4), blobs(3, 400)),
         "noise": (dense(random.integers(0, 9, (32, 32))), dense(random.integers(0, 12, (32, 32)))),
         "exactly": (exact, whole),
+        **{f"random{seed}": (disturbed(blobs(seed, 30, 96), seed), blobs(seed, 30, 96)) for seed in range(10, 22)},
         "pixel": (pixel, pixel),
         "pixels": (np.roll(checks, 1, 1), checks),
         "nothing_found": (np.zeros_like(pixel), pixel),
@@ -116,6 +128,10 @@ def both(reference_python: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
         images[name] = (pred, true, scores, *kinds)
         parts = zip(("pred", "true", "scores", "pred_kinds", "true_kinds"), images[name], strict=True)
         arrays |= {f"{name}_{part}": array for part, array in parts}
+    pred, true = boxes(1, 60), boxes(2, 50)
+    images[STACK] = (pred, true, random.integers(0, 9, 60) / 9, np.ones(60, int), np.ones(50, int))
+    parts = zip(("pred", "true", "scores", "pred_kinds", "true_kinds"), images[STACK], strict=True)
+    arrays |= {f"{STACK}_{part}": array for part, array in parts}
     folder = tmp_path_factory.mktemp("cases")
     np.savez(folder / "cases.npz", **arrays)
     script = Path(__file__).with_name("reference_metrics.py")
@@ -149,7 +165,7 @@ def test_as_stardist(name: str, both: tuple[dict[str, Any], dict[str, Any]]) -> 
 
 def test_pooled_as_stardist(both: tuple[dict[str, Any], dict[str, Any]]) -> None:
     images, answer = both
-    pooled = evaluate.pool([tallied(*images[name][:2]) for name in sorted(images)])
+    pooled = evaluate.pool([tallied(*images[name][:2]) for name in sorted(set(images) - {STACK})])
     for index, theirs in enumerate(answer["pooled"]):
         own = pooled.at(index)
         for key, other in OURS_TO_STARDIST.items():
@@ -175,7 +191,7 @@ def test_as_pycocotools(most: int | None, by_name: bool, both: tuple[dict[str, A
         pytest.skip("asked once per class")
     images, answer = both
     ranked = []
-    for name in sorted(images):
+    for name in sorted(set(images) - {STACK}):
         pred, true, scores, pred_kinds, true_kinds = images[name]
         table = evaluate.overlap(Objects.from_labels(pred), Objects.from_labels(true))
         if by_name:
@@ -192,3 +208,33 @@ def test_as_pycocotools(most: int | None, by_name: bool, both: tuple[dict[str, A
     assert ours.ap == pytest.approx(theirs["ap"], **CLOSE)
     assert ours.recall == pytest.approx(theirs["recall"], **CLOSE)
     assert not math.isnan(ours.mean_ap)
+
+
+def of_masks(stack: np.ndarray[Any, Any]) -> Objects:
+    owner, row, column = np.nonzero(stack)
+    return Objects.from_runs(evaluate.runs.of_pixels(owner, row, column), len(stack), shape=stack.shape[1:])
+
+
+def test_overlapping_objects_as_pycocotools(both: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    images, answer = both
+    pred, true, scores, *_ = images[STACK]
+    table = evaluate.overlap(of_masks(pred), of_masks(true))
+    ours = evaluate.coco_scores([Ranked(table, scores, ("",) * len(pred), ("",) * len(true))], THRESHOLDS)
+    assert ours is not None
+    assert ours.ap == pytest.approx(answer["coco_overlapping"]["ap"], **CLOSE)
+    assert ours.recall == pytest.approx(answer["coco_overlapping"]["recall"], **CLOSE)
+    assert len(set(ours.ap)) > 4
+
+
+def test_oddities_of_the_references_are_as_documented(both: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    found = both[1]["oddities"]
+    full = np.arange(1, 5).reshape(2, 2)
+    assert found["without_background"]["fp"] == found["without_background"]["fn"] == [-1]
+    assert found["without_background"]["ap"] == [2]
+    assert tallied(full, full).at(0)["ap"] == 1
+    assert math.isnan(found["cellpose_empty"][0])
+    assert found["stardist_empty"] == 0
+    assert found["id_from_0"] == 0
+    assert found["id_from_1"] == pytest.approx(1)
+    assert found["areas"] == [16, 200]
+    assert found["code"]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import ome_types
@@ -22,7 +23,9 @@ from hypothesis import given, settings
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from segserve.exporters import EXPORTERS, Results, export_all, outline
+from segserve.errors import InvalidParameters
+from segserve.exporters import EXPORTERS, Results, export_all, labels, outline, qupath, targets
+from segserve.format.document import Builder
 from tests import masks
 
 Mask = npt.NDArray[np.bool_]
@@ -192,7 +195,240 @@ def test_outlines_are_valid_and_count_pixels(mask: masks.Labels) -> None:
     shapes = [shapely.Polygon(polygon[0], polygon[1:]) for polygon in parts]
     assert all(shape.is_valid for shape in shapes)
     assert sum(shape.area for shape in shapes) == solid.sum()
-    if parts:
-        assert signed_area(outline.keyhole(parts).astype(float)) == solid.sum()
-        steps = np.abs(np.diff(outline.keyhole(parts), axis=0, append=outline.keyhole(parts)[:1]))
-        assert (steps.min(axis=1) == 0).all()  # along pixel borders only
+    rings = outline.keyholes(parts)
+    assert sum(signed_area(ring.astype(float)) for ring in rings) == solid.sum()
+    assert len(rings) == cv2.connectedComponents(solid.astype(np.uint8), connectivity=8)[0] - 1
+    for ring in rings:
+        steps = np.abs(np.diff(ring, axis=0, append=ring[:1]))
+        assert ((steps == 0).sum(axis=1) == 1).all()  # along pixel borders only, and never on the spot
+    filled_rings = [even_odd(ring, solid.shape) for ring in rings]
+    assert np.array_equal(np.any([np.zeros_like(solid), *filled_rings], axis=0), solid)
+
+
+# ---------------------------------------------------------------------------------- the shape of the originals
+
+
+def stack_results(sizes: dict[str, int] | None = None) -> Results:
+    """Times 0 and 2, slices 1 and 2 of one file, channel 1 of several; each plane has its own number of objects."""
+    planes = []
+    for count in (1, 2, 3, 0):
+        mask = np.zeros((20, 30), np.int32)
+        for number in range(count):
+            mask[5 * number + 1 : 5 * number + 4, 3:9] = number + 1
+        planes.append(mask)
+    places = [(0, 1), (0, 2), (2, 1), (2, 2)]
+    images = [
+        masks.image(number, mask, t=t, z=z, c=1, channel_name="DAPI", pixel_size_um=(0.25, 0.5), source_dtype="uint16")
+        for number, (mask, (t, z)) in enumerate(zip(planes, places, strict=True))
+    ]
+    known = {(images[0].source, None): sizes} if sizes else {}
+    return Results(masks.document(planes, labels=("Cell", "Nucleus")), images, known)
+
+
+def test_label_stacks_have_the_axes_and_the_pixel_size_of_the_source(tmp_path: Path) -> None:
+    export_all(stack_results({"T": 4, "Z": 5, "C": 3}), ["labels"], tmp_path)
+    with tifffile.TiffFile(tmp_path / "labels" / "cells-labels.ome.tif") as file:
+        assert file.series[0].axes == "TZYX"
+        stack = file.asarray()
+        described = ome_types.from_xml(file.ome_metadata or "", validate=True)
+    assert stack.shape == (4, 5, 20, 30)
+    assert stack.dtype == np.uint16
+    assert {place: int(stack[place].max()) for place in np.ndindex(4, 5) if stack[place].any()} == {
+        (0, 1): 1,
+        (0, 2): 2,
+        (2, 1): 3,
+    }
+    pixels = described.images[0].pixels
+    assert (pixels.physical_size_x, pixels.physical_size_y) == (0.25, 0.5)
+    assert pixels.physical_size_x_unit.value == "µm"
+    with (tmp_path / "labels" / "labels.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["t"], row["z"], row["value"]) for row in rows] == [
+        ("0", "1", "1"),
+        ("0", "2", "1"),
+        ("0", "2", "2"),
+        ("2", "1", "1"),
+        ("2", "1", "2"),
+        ("2", "1", "3"),
+    ]
+
+
+def test_rois_know_channel_slice_and_frame_and_have_names_of_their_own(tmp_path: Path) -> None:
+    export_all(stack_results(), ["imagej"], tmp_path)
+    path = tmp_path / "imagej" / "cells-RoiSet.zip"
+    rois = roifile.roiread(path)
+    places = [(roi.c_position, roi.z_position, roi.t_position) for roi in rois]
+    assert places == [(2, 2, 1), (2, 3, 1), (2, 3, 1), (2, 2, 3), (2, 2, 3), (2, 2, 3)]
+    names = zipfile.ZipFile(path).namelist()
+    assert names == [f"{roi.name}.roi" for roi in rois]
+    assert len(set(names)) == 6
+    assert names[0] == "0001-Nucleus.roi"
+    assert "score: 0.501" in rois[0].props
+
+
+def test_objects_of_qupath_and_omero_know_their_plane(tmp_path: Path) -> None:
+    export_all(stack_results(), ["qupath", "omero", "napari"], tmp_path)
+    features = json.loads((tmp_path / "qupath" / "cells.qupath.json").read_text())["features"]
+    planes = [feature["geometry"]["plane"] for feature in features]
+    assert planes[0] == {"c": -1, "z": 1, "t": 0}
+    assert planes[-1] == {"c": -1, "z": 1, "t": 2}
+    assert len({feature["id"] for feature in features}) == 6
+    assert features[0]["properties"]["classification"]["name"] == "Nucleus"
+    assert features[0]["properties"]["measurements"]["score"] == 0.501
+    shapes = [roi.union[0] for roi in ome_types.from_xml(tmp_path / "omero" / "cells.ome.xml", validate=True).rois]
+    assert [(shape.the_t, shape.the_z, shape.the_c) for shape in shapes][::5] == [(0, 1, 1), (2, 1, 1)]
+    rows = (tmp_path / "napari" / "cells-shapes.csv").read_text().splitlines()
+    assert rows[0] == "index,shape-type,vertex-index,axis-0,axis-1,axis-2,axis-3"
+    assert rows[1].startswith("0,polygon,0,0,1,")
+
+
+def test_many_objects_are_detections_in_qupath(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qupath, "MOST_ANNOTATIONS", 2)
+    export_all(stack_results(), ["qupath"], tmp_path)
+    features = json.loads((tmp_path / "qupath" / "cells.qupath.json").read_text())["features"]
+    assert {feature["properties"]["objectType"] for feature in features} == {"detection"}
+
+
+def test_sources_of_the_same_name_get_files_of_their_own(tmp_path: Path) -> None:
+    mask = np.zeros((6, 6), np.int32)
+    mask[1:3, 1:4] = 1
+    sources = ["/a/x/img.tif", "/a/y/img.tif", "/b/x/img.tif", "/a/x/img.png", "/a/x/IMG.tiff", "/c/.hid den?.ome.tif"]
+    images = [masks.image(number, mask, source) for number, source in enumerate(sources)]
+    images.append(masks.image(6, mask, "/d/two.czi", series=0))
+    images.append(masks.image(7, mask, "/d/two.czi", series=1))
+    results = Results(masks.document([mask] * 8), images)
+    names = [sheet.name for sheet in results.sheets]
+    assert len({name.casefold() for name in names}) == 8
+    assert names[-3:] == ["hid_den", "two_s0", "two_s1"]
+    for target in EXPORTERS:
+        paths = export_all(results, [target], tmp_path).paths
+        assert len(set(paths)) == len(paths)
+    found = COCO(tmp_path / "coco" / "coco.json")
+    assert len({image["file_name"] for image in found.dataset["images"]}) == 8
+
+
+def test_large_label_images_become_a_pyramid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ome_zarr.io import parse_url
+    from ome_zarr.reader import Reader
+
+    monkeypatch.setattr(labels, "LARGE", 100)
+    monkeypatch.setattr(labels, "CHUNK", 16)
+    monkeypatch.setattr(labels, "BAND", 10)
+    monkeypatch.setattr(labels, "SMALL", 8)
+    mask = masks.hard_mask()
+    images = [masks.image(t, mask, t=t, pixel_size_um=(0.5, 0.25)) for t in range(2)]
+    results = Results(masks.document([mask, np.zeros_like(mask)]), images)
+    export_all(results, ["labels"], tmp_path)
+    path = tmp_path / "labels" / "cells-labels.ome.zarr"
+    location = parse_url(path / "labels" / "objects", mode="r")
+    assert location is not None
+    node = next(iter(Reader(location)()))
+    levels = [np.asarray(level) for level in node.data]
+    assert [level.shape for level in levels] == [(2, 48, 64), (2, 24, 32), (2, 12, 16), (2, 6, 8)]
+    assert np.array_equal(levels[0][0], masks.truth(results, 0))
+    assert not levels[0][1].any()
+    for coarse, fine in zip(levels[1:], levels, strict=False):
+        assert np.array_equal(coarse, fine[:, ::2, ::2])
+    assert node.metadata["coordinateTransformations"][0][0]["scale"] == [1.0, 0.25, 0.5]
+    assert [axis["name"] for axis in node.metadata["axes"]] == ["t", "y", "x"]
+
+
+def test_more_objects_than_16_bits_can_tell_apart(tmp_path: Path) -> None:
+    mask = np.zeros((520, 520), np.int32)
+    mask[::2, ::2] = np.arange(1, 260 * 260 + 1).reshape(260, 260)
+    results = masks.results([mask])
+    export_all(results, ["labels"], tmp_path)
+    found = tifffile.imread(tmp_path / "labels" / "cells0-labels.ome.tif")
+    assert found.dtype == np.uint32
+    assert np.array_equal(found, mask)
+
+
+# ------------------------------------------------------------------------------------- what does not fit, and malice
+
+
+def document_of(*rings: list[list[float]], label: str = "Cell") -> Results:
+    builder = Builder()
+    builder.add_image(rings, [label] * len(rings), [np.nan] * len(rings))  # type: ignore[arg-type]
+    mask = np.zeros((20, 30), np.int32)
+    return Results(builder.build("model", "0.2"), [masks.image(0, mask)])
+
+
+def test_objects_without_pixels_are_named_and_what_lies_outside_is_cut_off(tmp_path: Path) -> None:
+    results = document_of(
+        [[1.2, 1.2], [1.4, 1.2], [1.4, 1.4]],
+        [[-5, -5], [3, -5], [3, 3], [-5, 3]],
+        [[100, 100], [120, 100], [120, 120]],
+        [[-2e9, 5], [2e9, 5], [2e9, 6], [-2e9, 6]],
+        [[2, 9]],
+    )
+    for target in EXPORTERS:
+        exported = export_all(results, [target], tmp_path)
+        assert [finding.place.json_path for finding in exported.findings if finding.rule == "export-no-pixels"] == [
+            "$.segmentation_data[0][0]",
+            "$.segmentation_data[0][2]",
+        ]
+    found = COCO(tmp_path / "coco" / "coco.json")
+    assert [annotation["area"] for annotation in found.loadAnns(found.getAnnIds())] == [16, 60, 1]
+
+
+def test_overlapping_objects_are_whole_everywhere_but_in_label_images(tmp_path: Path) -> None:
+    box = [[2, 2], [9, 2], [9, 9], [2, 9]]
+    results = document_of(box, [[x + 4, y] for x, y in box])
+    exported = export_all(results, list(EXPORTERS), tmp_path)
+    assert [finding.rule for finding in exported.findings] == ["export-overlap"]
+    assert exported.findings[0].message.startswith("32 pixels")
+    for target in set(EXPORTERS) - {"labels"}:
+        assert [round(area, 6) for _, _, area in READERS[target](tmp_path / target, results)] == [64.0, 64.0]
+
+
+def test_names_and_labels_cannot_break_out(tmp_path: Path) -> None:
+    evil = "=cmd|'/C calc'!A0\"><script>&\x00\x1b]]>\n../../etc/passwd\ud83d".encode("utf-8", "replace").decode()
+    results = document_of([[2, 2], [9, 2], [9, 9], [2, 9]], label=evil)
+    exported = export_all(results, list(EXPORTERS), tmp_path)
+    assert all(path.resolve().is_relative_to(tmp_path.resolve()) for path in exported.paths)
+    for target, read in READERS.items():
+        assert [round(area, 6) for _, _, area in read(tmp_path / target, results)] == [64.0]
+    (entry,) = zipfile.ZipFile(tmp_path / "imagej" / "cells-RoiSet.zip").namelist()
+    assert "/" not in entry
+    with (tmp_path / "labels" / "labels.csv").open() as stream:
+        assert not any(cell.startswith("=") for row in csv.reader(stream) for cell in row)
+
+
+def test_rois_beyond_16_bits_are_composite(tmp_path: Path) -> None:
+    builder = Builder()
+    builder.add_image([[(40000, 3), (40009, 3), (40009, 8), (40000, 8)]], ["Cell"], [np.nan])
+    image = masks.image(0, np.zeros((20, 50_000), np.int32))
+    export_all(Results(builder.build("model", "0.2"), [image]), ["imagej"], tmp_path)
+    (roi,) = roifile.roiread(tmp_path / "imagej" / "cells-RoiSet.zip")
+    assert (roi.left, roi.top, roi.right, roi.bottom) == (40000, 3, 40010, 9)
+    (ring,) = roi.coordinates(multi=True)
+    assert shapely.Polygon(ring).area == 60
+    assert shapely.Polygon(ring).bounds == (40000, 3, 40010, 9)
+
+
+def test_exports_are_the_same_every_time(tmp_path: Path) -> None:
+    results = masks.results([masks.hard_mask()])
+    for name in ("one", "two"):
+        export_all(results, [target for target in EXPORTERS if target != "labels"], tmp_path / name)
+    first = {path.relative_to(tmp_path / "one"): path.read_bytes() for path in (tmp_path / "one").rglob("*.*")}
+    second = {path.relative_to(tmp_path / "two"): path.read_bytes() for path in (tmp_path / "two").rglob("*.*")}
+    assert first == second
+
+
+def test_targets_are_checked() -> None:
+    assert targets("imagej, qupath,imagej") == ("imagej", "qupath")
+    assert targets("all") == tuple(EXPORTERS)
+    with pytest.raises(InvalidParameters) as caught:
+        targets("qupth")
+    assert "qupath" in caught.value.hint
+    with pytest.raises(InvalidParameters):
+        targets(" ,")
+
+
+def test_coco_results_have_the_form_that_loadres_takes(tmp_path: Path) -> None:
+    results = masks.results([masks.hard_mask()])
+    export_all(results, ["coco"], tmp_path)
+    truth = COCO(tmp_path / "coco" / "coco.json")
+    found = truth.loadRes(str(tmp_path / "coco" / "coco-results.json"))
+    assert len(found.getAnnIds()) == len(results.document)
+    assert found.loadAnns(found.getAnnIds())[0]["score"] == 0.501

@@ -21,8 +21,8 @@ NAMES = ("FEW", "FLAT", "SIMPLE", "TOUCHING", "KEYHOLE", "CROSSED")
 
 def document(*images: list[Any]) -> Document:
     builder = Builder()
-    for rings in images:
-        builder.add_image(rings, ["Cell"] * len(rings), [float("nan")] * len(rings))
+    for image in images:
+        builder.add_image(image, ["Cell"] * len(image), [float("nan")] * len(image))
     return builder.build("m", "0.2")
 
 
@@ -277,3 +277,42 @@ def test_hostile_coordinates_do_no_harm() -> None:
     odd = rules.odd_rings(hostile.coordinates, hostile.offsets)
     assert np.isfinite(geometry.pixel_areas(hostile.coordinates, hostile.offsets, odd=odd)).all()
     geometry.pixel_boxes(hostile.coordinates, hostile.offsets)
+
+
+lattice = st.tuples(st.integers(0, 6), st.integers(0, 6))
+anywhere = st.tuples(*[st.floats(-1e3, 1e3, allow_nan=False, width=32)] * 2)
+nearly = st.tuples(*[st.sampled_from([0.0, 1.0, 1 + 1e-15, 1 - 1e-15, 1e-300, 2.0, 3e-17, 1e9, 1e9 + 1e-6])] * 2)
+loops = st.one_of(*(st.lists(point, min_size=3, max_size=12) for point in (lattice, anywhere, nearly)))
+
+
+@given(st.lists(loops, min_size=1, max_size=8), st.booleans())
+@settings(max_examples=400, deadline=None)
+def test_verdicts_equal_those_of_shapely(loops: list[Any], around: bool) -> None:
+    """Also for rings sorted around their middle, which the quick look of numpy recognises."""
+    if around:
+        middles = [np.mean(loop, axis=0) for loop in loops]
+        loops = [
+            sorted(loop, key=lambda point: float(np.arctan2(point[1] - middle[1], point[0] - middle[0])))
+            for loop, middle in zip(loops, middles, strict=True)
+        ]
+    everything = document(loops)
+    kinds = rules.classify(everything.coordinates, everything.offsets)
+    quick = rings.star_shaped(everything.coordinates, everything.offsets)
+    valid = np.array([len(set(loop)) > 2 and shapely.Polygon(loop).is_valid for loop in loops])
+    assert np.array_equal(kinds == rules.SIMPLE, valid)
+    assert not (quick & ~valid).any()
+    check(everything, [(5, 5)], pairs=True)
+
+
+def test_the_quick_look_recognises_round_cells_and_no_others() -> None:
+    angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    circle = np.stack([np.cos(angle), np.sin(angle)], axis=1) * 30 + 100
+    closed = np.concatenate([circle, circle[:1]])
+    doubled = np.repeat(circle, 2, axis=0)
+    twice = np.concatenate([circle, circle])
+    bent = np.array([(0, 0), (10, 0), (10, 10), (9, 10), (9, 1), (1, 1), (1, 10), (0, 10)], float)
+    some = document(
+        [ring.tolist() for ring in (circle, circle[::-1], closed, doubled, twice, bent, circle[:2], circle[:0])]
+    )
+    assert rings.star_shaped(some.coordinates, some.offsets).tolist() == [True] * 4 + [False] * 4
+    assert rules.classify(some.coordinates, some.offsets).tolist() == [2, 2, 2, 2, 5, 2, 0, 0]

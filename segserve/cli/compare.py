@@ -15,7 +15,7 @@ import numpy as np
 from segserve import comparison
 from segserve.cli import render
 from segserve.errors import InvalidParameters, UsageError, Verdict
-from segserve.evaluate.picture import Picture
+from segserve.evaluate.drawing import Picture
 from segserve.report.tables import text_cell
 
 MOST_THRESHOLDS = 1000
@@ -74,7 +74,7 @@ def compare_command(
     images: Path | None,
     drift: bool,
     threshold: float | None,
-) -> None:
+) -> int:
     """Compare the segmentation PRED with TRUTH.
 
     \b
@@ -93,8 +93,10 @@ def compare_command(
         _show(comparison.compare(pred, truth, at, by_label=by_label, max_detections=max_detections), style)
     if output is not None:
         _write_pictures(output, comparison.pictures(pred, truth, images, at[0]))
-    if verdict:
-        raise verdict
+    if verdict is None:
+        return 0
+    render.error(verdict)  # not raised: with --json its document would stand behind ours
+    return verdict.exit_code
 
 
 def _show(found: comparison.Comparison, style: str) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from segserve.evaluate.overlap import Overlap
+from segserve.evaluate.contingency import Overlap
 from segserve.format.document import Floats, Integers
 
 RECALLS = np.linspace(0, 1, 101)

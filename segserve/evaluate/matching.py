@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segserve.evaluate.overlap import Overlap
+from segserve.evaluate.contingency import Overlap
 from segserve.format.document import Floats, Integers
 
 

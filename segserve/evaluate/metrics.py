@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from segserve.evaluate.contingency import Overlap
 from segserve.evaluate.matching import match
-from segserve.evaluate.overlap import Overlap
 from segserve.format.document import Floats, Integers
 
 AT_THRESHOLD = ("ap", "precision", "recall", "f1", "panoptic_quality", "mean_matched_iou", "mean_true_iou")

@@ -57,6 +57,10 @@ class Objects:
             array = array.astype(np.uint8)
         if array.ndim != 2 or array.dtype.kind not in "iu":
             raise UsageError(f"A label image has two dimensions and integers, not {array.ndim} and {array.dtype}.")
+        if array.dtype == np.uint64:
+            if array.size and int(array.max()) >= 1 << 63:
+                raise UsageError("A label image has no values of 2⁶³ or more.")
+            array = array.astype(np.int64)
         ids = _values(array)
         if len(ids) and ids[0] < 0:
             raise UsageError("A label image has no negative values.")

@@ -7,6 +7,7 @@ ring that walks to the hole and back; even-odd filling gives exactly the object.
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -25,7 +26,7 @@ def export(results: Results, folder: Path) -> Exported:
     for sheet in results.sheets:
         for index in sheet.indices:
             shape = results.images[index].shape
-            regions = [_region(item, shape) for item in results.objects(index)]
+            regions = [region for item in results.objects(index) for region in _regions(item, shape)]
             prediction: dict[str, Any] = {"model_version": results.document.model, "result": regions}
             scores = [region["score"] for region in regions if "score" in region]
             if scores:
@@ -37,11 +38,17 @@ def export(results: Results, folder: Path) -> Exported:
     return Exported(paths)
 
 
-def _region(item: Object, shape: tuple[int, int]) -> dict[str, Any]:
+def _regions(item: Object, shape: tuple[int, int]) -> Iterator[dict[str, Any]]:
+    for part, ring in enumerate(outline.keyholes(item.polygons())):
+        name = f"object-{item.number}" + (f"-{part + 1}" if part else "")
+        region = _region(item, ring, shape, name)
+        yield region if item.score is None else {**region, "score": item.score}
+
+
+def _region(item: Object, ring: outline.Ring, shape: tuple[int, int], name: str) -> dict[str, Any]:
     rows, columns = shape
-    ring = outline.keyhole(item.polygons())
-    region = {
-        "id": f"object-{item.number}",
+    return {
+        "id": name,
         "type": "polygonlabels",
         "from_name": FROM_NAME,
         "to_name": TO_NAME,
@@ -54,7 +61,6 @@ def _region(item: Object, shape: tuple[int, int]) -> dict[str, Any]:
             "polygonlabels": [item.label],
         },
     }
-    return region if item.score is None else {**region, "score": item.score}
 
 
 def _write_setup(results: Results, path: Path) -> None:

@@ -29,9 +29,8 @@ def _write(results: Results, sheet: Sheet, path: Path) -> Path:
         for index in sheet.indices:
             place = sheet.place(results.images[index])
             for item in results.objects(index):
-                ring = outline.keyhole(item.polygons()) - 0.5
-                writer.writerows(
-                    (number, "polygon", vertex, *place, y, x) for vertex, (x, y) in enumerate(ring.tolist())
-                )
-                number += 1
+                for ring in outline.keyholes(item.polygons()):
+                    corners = enumerate((ring - 0.5).tolist())
+                    writer.writerows((number, "polygon", vertex, *place, y, x) for vertex, (x, y) in corners)
+                    number += 1
     return path

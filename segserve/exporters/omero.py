@@ -78,9 +78,11 @@ def _roi(item: Object, number: int, plane: dict[str, str]) -> ET.Element:
     roi = ET.Element(_tag("ROI"), {"ID": f"ROI:{number}", "Name": f"{item.number} {name}"})
     red, green, blue = colour(item.label)
     stroke = int.from_bytes(bytes((red, green, blue, 255)), "big", signed=True)  # RGBA as a signed number
-    points = " ".join(f"{x},{y}" for x, y in outline.keyhole(item.polygons()).tolist())
-    shape = {"ID": f"Shape:{number}:0", "StrokeColor": str(stroke), "Text": _text(item.label), "Points": points}
-    ET.SubElement(ET.SubElement(roi, _tag("Union")), _tag("Polygon"), {**shape, **plane})
+    union = ET.SubElement(roi, _tag("Union"))
+    for part, ring in enumerate(outline.keyholes(item.polygons())):
+        points = " ".join(f"{x},{y}" for x, y in ring.tolist())
+        shape = {"ID": f"Shape:{number}:{part}", "StrokeColor": str(stroke), "Text": _text(item.label)}
+        ET.SubElement(union, _tag("Polygon"), {**shape, "Points": points, **plane})
     return roi
 
 

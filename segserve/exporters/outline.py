@@ -31,7 +31,18 @@ def pixels(ring: Floats, shape: tuple[int, int]) -> tuple[npt.NDArray[np.bool_],
     width, height = (int(size) for size in np.maximum(high - low + 1, 0))
     if not width or not height:
         return np.zeros((0, 0), bool), 0, 0
+    if _is_box(ring):  # single pixels and lines, of which there may be very many
+        return np.ones((height, width), bool), int(low[0]), int(low[1])
     return contours.mask([(1, ring - low)], (height, width)) > 0, int(low[0]), int(low[1])
+
+
+def _is_box(ring: Floats) -> bool:
+    """Four corners of an upright rectangle, one after the other."""
+    if len(ring) != 4:
+        return False
+    (a, b), (c, d), (e, f), (g, h) = ring.tolist()
+    upright = a == c and d == f and e == g and h == b
+    return upright or bool(b == d and c == e and f == h and g == a)
 
 
 def polygons(mask: npt.NDArray[np.bool_]) -> list[Polygon]:
@@ -54,24 +65,59 @@ def polygons(mask: npt.NDArray[np.bool_]) -> list[Polygon]:
     return list(by_part.values())
 
 
-def keyhole(parts: list[Polygon]) -> Ring:
-    """One ring for targets that know neither holes nor several parts: all rings, joined by ways there and back.
+def keyholes(parts: list[Polygon]) -> list[Ring]:
+    """One ring each for targets whose polygons have no holes: parts that share corners, and their holes, joined.
 
-    The ways run along pixel borders (never through a centre) and cancel out: area and even-odd filling are those of
-    the polygons.
+    A way leads straight to the left from each hole, along a pixel border (never through a centre), and back: area and
+    even-odd filling are those of the polygons. One ring is enough unless the object lies in pieces that do not touch.
     """
-    first, *others = [ring for polygon in parts for ring in polygon]
-    joined = first
-    for ring in others:
-        distance = np.abs(joined[:, None, :] - ring[None, :, :]).sum(axis=2)
-        here, there = divmod(int(distance.argmin()), len(ring))
-        entry = np.roll(ring, -there, axis=0)
-        elbow = np.array([(entry[0, 0], joined[here, 1])])
-        way_in = [elbow] if (elbow != joined[here]).any() and (elbow != entry[0]).any() else []
-        touching = distance[here, there] == 0  # the same corner: nothing to walk
-        inner = [entry[1:], entry[:1]] if touching else [*way_in, entry, entry[:1], *way_in, joined[here : here + 1]]
-        joined = np.concatenate([joined[: here + 1], *inner, joined[here + 1 :]])
+    waiting = [_in_one(polygon) for polygon in parts]
+    rings = []
+    while waiting:
+        joined = waiting.pop(0)
+        while (found := _touching(joined, waiting)) is not None:
+            number, here, there = found
+            other = np.roll(waiting.pop(number), -there, axis=0)
+            joined = np.concatenate([joined[: here + 1], other[1:], joined[here:]])
+        rings.append(joined)
+    return rings
+
+
+def _in_one(polygon: Polygon) -> Ring:
+    joined, *holes = polygon
+    for hole in sorted(holes, key=lambda ring: tuple(ring.min(axis=0).tolist())):
+        joined = _with_hole(joined, hole)
     return joined
+
+
+def _touching(ring: Ring, others: list[Ring]) -> tuple[int, int, int] | None:
+    """The first other ring that shares a corner with a ring, and where in both that is."""
+    places = {corner: place for place, corner in enumerate(map(tuple, ring.tolist()))}
+    for number, other in enumerate(others):
+        for there, corner in enumerate(map(tuple, other.tolist())):
+            if corner in places:
+                return number, places[corner], there
+    return None
+
+
+def _with_hole(ring: Ring, hole: Ring) -> Ring:
+    """From the leftmost corner of the hole straight to the left, until the ring is met."""
+    first = int(np.lexsort((hole[:, 1], hole[:, 0]))[0])
+    entry = np.roll(hole, -first, axis=0)
+    x, y = entry[0].tolist()
+    following = np.roll(ring, -1, axis=0)
+    low, high = np.minimum(ring[:, 1], following[:, 1]), np.maximum(ring[:, 1], following[:, 1])
+    met = np.flatnonzero((ring[:, 0] == following[:, 0]) & (low <= y) & (y <= high) & (ring[:, 0] <= x))
+    edge = int(met[ring[met, 0].argmax()])
+    door = np.array([(ring[edge, 0], y)])
+    before, after = ring[: edge + 1], ring[edge + 1 :]
+    way = [door] if door[0, 0] != x else []  # else the hole touches the ring there
+    detour = np.concatenate([*way, entry, entry[:1], *way])
+    if (door == ring[edge]).all():  # the ring has this corner already, before the detour …
+        detour = detour[1:]
+    elif (door == following[edge]).all():  # … or behind it
+        detour = detour[:-1]
+    return np.concatenate([before, detour, after])
 
 
 def _loops(mask: npt.NDArray[np.bool_]) -> list[Ring]:

@@ -21,6 +21,7 @@ class Groups:
         self._builder = Builder()
         self._sound: list[Booleans] = []
         self._first = 0  # image that the builder begins with
+        self._last = -1  # and of its last object
         self._objects = 0
         self._form = ""
 
@@ -29,7 +30,7 @@ class Groups:
         cut = int(np.searchsorted(batch.image_index, batch.complete))
         whole, rest = _split(batch, cut)
         self._gather(whole)
-        if self._builder.points + self._objects >= ENOUGH and batch.complete > self._first:
+        if self._builder.points + self._objects >= ENOUGH and self._last < batch.complete:
             self.finish()
         if len(rest.labels):
             self._gather(rest)
@@ -44,6 +45,8 @@ class Groups:
 
     def _gather(self, batch: Batch) -> None:
         self._builder.add(batch)
+        if len(batch.labels):
+            self._last = int(batch.image_index[-1])
         self._objects += len(batch.labels)
         self._sound.append(np.ones(len(batch.labels), np.bool_) if batch.sound is None else batch.sound)
         self._form = batch.form

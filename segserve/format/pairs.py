@@ -14,6 +14,7 @@ from segserve.format.document import Document, Floats, Integers
 from segserve.format.geometry import Booleans
 from segserve.format.rings import gather
 
+_Found = tuple[Integers, Integers, npt.NDArray[np.int8]]
 OVERLAP, INSIDE, HOLE = range(3)
 TEXTS = {
     OVERLAP: "It covers a part of {}.",
@@ -24,18 +25,23 @@ CHUNK = 64  # objects whose neighbours are looked up at once, to begin with
 SPARE, PER_POINT = 1 << 22, 64  # points of compared pairs: hostile documents must cost no more than linear time
 
 
-def duplicates(document: Document, boxes: Floats) -> Booleans:
-    """(m,) objects with the same points as an earlier one of their image, from any start and in either direction."""
-    again = np.zeros(len(document), np.bool_)
+def duplicates(document: Document, boxes: Floats, skipped: Booleans | None = None) -> Integers:
+    """(m,) the earlier object of the image with the same points, from any start and in either direction; else -1.
+
+    Objects that are `skipped` (m,) are not compared.
+    """
+    same = np.full(len(document), -1, np.int64)
     alike = _alike(document, boxes)
+    alike = alike if skipped is None else alike[~skipped[alike]]
     group: dict[bytes, int] = {}
     previous: bytes = b""
     for number in alike.tolist():
         key = boxes[number].tobytes() + int(document.image_index[number]).to_bytes(8, "little")
         group = group if key == previous else {}
         previous = key
-        again[number] = group.setdefault(_canonical(document.ring(number)), number) != number
-    return again
+        earlier = group.setdefault(_canonical(document.ring(number)), number)
+        same[number] = earlier if earlier != number else -1
+    return same
 
 
 def _alike(document: Document, boxes: Floats) -> Integers:
@@ -105,7 +111,7 @@ def compare(document: Document, boxes: Floats, odd: Booleans, skipped: Booleans)
 
     Objects that only touch share none: rings run through the centres of pixels, and those of neighbours keep apart.
     """
-    found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int8))]
+    found: list[_Found] = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int8))]
     crowded: list[int] = []
     starts = document.starts()
     relate = _Relate(document, odd)
@@ -118,9 +124,22 @@ def compare(document: Document, boxes: Floats, odd: Booleans, skipped: Booleans)
             if budget < 0:
                 crowded.append(image)
                 break
-            found.append(relate.pairs(one, other))
+            found += relate.tolerantly(one, other)
     first, second, relation = (np.concatenate(column) for column in zip(*found, strict=True))
+    _keep_islands(document, first, second, relation)
     return Pairs(first, second, relation, crowded)
+
+
+def _keep_islands(document: Document, first: Integers, second: Integers, relation: npt.NDArray[np.int8]) -> None:
+    """What runs the other way round than the hole in which it lies is no hole but an island in it."""
+    places = np.flatnonzero(relation == HOLE)
+    areas = geometry.areas(document.coordinates, document.offsets)
+    holes: set[int] = set()
+    for k in places[np.argsort(-areas[second[places]], kind="stable")].tolist():
+        if int(first[k]) in holes:
+            relation[k] = INSIDE
+        else:
+            holes.add(int(second[k]))
 
 
 def _candidates(boxes: Floats, numbers: Integers) -> Iterator[tuple[Integers, Integers]]:
@@ -151,7 +170,19 @@ class _Relate:
         self._polygons: npt.NDArray[Any] = np.full(len(document), None, object)
         self._built = np.zeros(len(document), np.bool_)
 
-    def pairs(self, one: Integers, other: Integers) -> tuple[Integers, Integers, npt.NDArray[np.int8]]:
+    def tolerantly(self, one: Integers, other: Integers) -> list[_Found]:
+        """`pairs`, without those that GEOS cannot compare (numbers as small as 1e-300); they harm no others."""
+        import shapely
+
+        try:
+            return [self.pairs(one, other)]
+        except shapely.errors.GEOSException:
+            if one.size == 1:
+                return []
+        half = one.size // 2
+        return self.tolerantly(one[:half], other[:half]) + self.tolerantly(one[half:], other[half:])
+
+    def pairs(self, one: Integers, other: Integers) -> _Found:
         """Those of the pairs that share ground: the outer (or first) object, the inner (or later) one, the relation."""
         import shapely
 

@@ -234,6 +234,8 @@ class Reader:
             ring = _points.decode(text)
         except msgspec.DecodeError:  # includes ValidationError
             return None
+        if len(ring) > POINT_LIMIT:
+            raise self.scanner.too_large(path, f"A ring has more than {POINT_LIMIT} points")
         if not _in_limits(ring):
             return None
         self.scanner.position += len(text)

@@ -1,7 +1,8 @@
 """What can be put right in a document without guessing, and a finding `repaired` for everything that was.
 
 Rings that enclose nothing become the outlines of the pixels that they run over, objects without a point and objects
-that occur twice go. Rings that cross themselves, lie outside or have swapped axes stay: only their author knows.
+that occur twice with the same label go. Rings that cross themselves, lie outside or have swapped axes stay: only their
+author knows.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ LARGEST = 1 << 22  # pixels of the box of a ring that is outlined
 def repair(part: Document, note: Note) -> Document:
     """The part as it should be; `note` is called for every change."""
     kinds = classify(part.coordinates, part.offsets)
-    gone = pairs.duplicates(part, geometry.boxes(part.coordinates, part.offsets))
+    same = pairs.duplicates(part, geometry.boxes(part.coordinates, part.offsets))
+    gone = np.array(
+        [earlier >= 0 and part.labels[earlier] == part.labels[n] for n, earlier in enumerate(same.tolist())], np.bool_
+    )
     for number in np.flatnonzero(gone).tolist():
         note("The object occurs twice in its image; this one was left out.", part.json_path(number))
     rings: dict[int, Floats] = {}

@@ -93,19 +93,20 @@ def _run_around(coordinates: Floats, offsets: Integers) -> Booleans:
         return result
     starts, ends = offsets[:-1], offsets[1:] - 1
     relative = []
+    still = np.ones(len(coordinates), np.bool_)  # the next point is the same again, as where a ring is closed
     for axis in (0, 1):
         values = np.ascontiguousarray(coordinates[:, axis])
-        values -= np.repeat(np.add.reduceat(values, starts) / counts, counts)
         following = np.empty_like(values)
         following[:-1] = values[1:]
         following[ends] = values[starts]
-        relative.append((values, following))
+        still &= values == following
+        mean = np.repeat(np.add.reduceat(values, starts) / counts, counts)
+        relative.append((values - mean, following - mean))
     (x, next_x), (y, next_y) = relative
     one, other = x * next_y, y * next_x
     cross = one - other
     slack = (np.abs(one) + np.abs(other)) * 1e-14 + 1e-200
     low, high = cross - slack, cross + slack
-    still = (x == next_x) & (y == next_y)  # the same point again, or the ring is closed
     low[still], high[still] = np.inf, -np.inf
     turns = (np.minimum.reduceat(low, starts) > 0) | (np.maximum.reduceat(high, starts) < 0)
     passed = np.add.reduceat((y < 0) & (next_y >= 0), starts, dtype=np.int64)
@@ -153,8 +154,23 @@ def _classified(rings: Integers, coordinates: Floats, offsets: Integers) -> Kind
         dense = tangled(coordinates, offsets, rings[odd], *_DENSE[1])
         kinds[odd[dense]] = CROSSED
         odd = odd[~dense]
-        kinds[odd] = _windings(lines[odd], coordinates, offsets, rings[odd])
+        kinds[odd] = _told_apart(lines[odd], coordinates, offsets, rings[odd])
     return kinds
+
+
+def _told_apart(lines: Any, coordinates: Floats, offsets: Integers, rings: Integers) -> Kinds:
+    """`_windings`; a ring that GEOS cannot take apart (numbers as small as 1e-300) is CROSSED and harms no other."""
+    import shapely
+
+    try:
+        with np.errstate(all="ignore"):
+            return _windings(lines, coordinates, offsets, rings)
+    except shapely.errors.GEOSException:
+        if rings.size == 1:
+            return np.array([CROSSED], np.int8)
+    half = rings.size // 2
+    parts = (slice(None, half), slice(half, None))
+    return np.concatenate([_told_apart(lines[part], coordinates, offsets, rings[part]) for part in parts])
 
 
 def tangled(coordinates: Floats, offsets: Integers, rings: Integers, points: int, others: int) -> Booleans:
@@ -167,7 +183,7 @@ def tangled(coordinates: Floats, offsets: Integers, rings: Integers, points: int
         low, high = np.minimum(ring, following), np.maximum(ring, following)
         met = 0
         for k in np.linspace(0, len(ring) - 1, _SAMPLE).astype(np.int64).tolist():
-            met += np.count_nonzero(((low <= high[k]) & (high >= low[k])).all(axis=1))
+            met += int(np.count_nonzero(((low <= high[k]) & (high >= low[k])).all(axis=1)))
         result[place] = met > others * _SAMPLE
     return result
 

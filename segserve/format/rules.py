@@ -12,7 +12,7 @@ import numpy as np
 from segserve.findings import Finding
 from segserve.format import geometry, pairs
 from segserve.format.catalogue import Collector
-from segserve.format.document import Document, Floats, Integers
+from segserve.format.document import Document, Floats
 from segserve.format.geometry import Booleans
 from segserve.format.rings import CROSSED, FEW, FLAT, KEYHOLE, SIMPLE, TOUCHING, classify, odd_rings
 
@@ -77,7 +77,7 @@ class Checker:
         for kind, (rule, message) in MESSAGES.items():
             rings.report(self._collector, rule, kinds == kind, message)
         box = geometry.boxes(part.coordinates, part.offsets)
-        again = pairs.duplicates(part, box)
+        again = pairs.duplicates(part, box, ~rings.sound) >= 0
         rings.report(self._collector, "duplicate-object", again, "The image has the same object before.")
         if self._pairs:
             skipped = np.isin(kinds, (FEW, FLAT, CROSSED)) | again | ~rings.sound
@@ -105,13 +105,13 @@ class Checker:
             text = pairs.TEXTS[int(found.relation[number])].format(part.json_path(one))
             return text, part.json_path(other), _name(part, other, names)
 
-        holes = found.relation == pairs.HOLE
-        self._collector.add_all("hole-as-object", np.flatnonzero(holes).tolist(), describe)
-        self._collector.add_all("overlapping-objects", np.flatnonzero(~holes).tolist(), describe)
         for image in found.crowded:
             path = part.form.split("[{position}]")[0].format(image=part.first_image + image)
             text = "So many objects lie in the same place that not all of them were compared."
             self._collector.add("overlapping-objects", text, path)
+        holes = found.relation == pairs.HOLE
+        self._collector.add_all("hole-as-object", np.flatnonzero(holes).tolist(), describe)
+        self._collector.add_all("overlapping-objects", np.flatnonzero(~holes).tolist(), describe)
 
     def _inside(self, rings: _Rings, box: Floats, shapes: Floats) -> None:
         """Points outside [-0.5, width - 0.5] × [-0.5, height - 0.5], and whether swapping x and y would help."""

@@ -143,9 +143,9 @@ class Scanner:
         first = self.peek(path)
         if first in _KINDS:
             return _KINDS[first]
-        if self.match(_NUMBER, path):
+        if self._number(path):
             return "a number"
-        token = self.match(_TOKEN, path)
+        token = _TOKEN.match(self.data, self.position)
         return _LITERALS.get(token.group(), "no JSON") if token else "no JSON"
 
     def members(self, path: str) -> Iterator[tuple[str, str]]:
@@ -229,13 +229,17 @@ class Scanner:
             )
         return value
 
+    def _number(self, path: str) -> re.Match[bytes] | None:
+        self.match(_TOKEN, path)  # so that all of it is in memory
+        return _NUMBER.match(self.data, self.position)
+
     def number(self, path: str, limit: float) -> float | None:
         """The number that stands here; anything else is reported as `bad-number`, skipped, and None."""
         kind = self.kind(path)
         if kind != "a number":
             self._no_number(path, kind)
             return None
-        found = self.match(_NUMBER, path)
+        found = self._number(path)
         if found is None:  # `kind` has just matched it
             return None
         self.position = found.end()

@@ -94,9 +94,9 @@ def read_faultless(feed: Feed, sink: Sink) -> Summary | None:
 class _Fast:
     """Reads window by window. Where a window is cut does not matter to what is accepted.
 
-    A window is cut behind the last `}` in it, which ends an object if it does not stand in a string, and then is decoded
-    as what it is: the inner part of a list of lists of objects. JSON values end where they end, whatever follows, so
-    that a cut at a wrong place can only fail to decode.
+    A window is cut behind the last `}` in it, which ends an object if it does not stand in a string, and then is
+    decoded as what it is: the inner part of a list of lists of objects. JSON values end where they end, whatever
+    follows, so that a cut at a wrong place can only fail to decode.
     """
 
     def __init__(self, feed: Feed, sink: Sink) -> None:
@@ -156,7 +156,7 @@ class _Fast:
         lengths = np.fromiter(map(len, rings), np.int64, len(rings))
         coordinates = flatten(rings, int(lengths.sum()))
         scores = [math.nan if found.score is msgspec.UNSET else found.score for found in objects]
-        given = sum(score == score for score in scores)  # noqa: PLR0124 - not NaN, and much quicker than math.isnan
+        given = sum(score == score for score in scores)  # not NaN, and much quicker than math.isnan
         # A duplicate key is invisible to msgspec, but its quotes are there. No key is unknown and each required one is
         # present, so the quotes count out if and only if nothing occurs twice. An escaped quote in a label only sends
         # us to the slow reader.

@@ -235,7 +235,7 @@ def _no_constant(text: str) -> float:
 def typed(value: Any, kind: type | tuple[type, ...], place: str) -> Any:
     """The value, if it has the type."""
     if not isinstance(value, kind) or (isinstance(value, bool) and bool not in _kinds(kind)):
-        names = " or ".join(_NAMES.get(one, one.__name__) for one in _kinds(kind))
+        names = "a number" if kind == NUMBER else " or ".join(_NAMES[one] for one in _kinds(kind))
         raise Broken(f"{names[0].upper()}{names[1:]} is expected.", place)
     return value
 

@@ -37,6 +37,10 @@ class Log:
         self._until = float("inf")  # monotonic; finite when we are closing
         self._originals: tuple[int, int] | None = None
 
+    def hide(self, secrets: Sequence[str]) -> None:
+        """Mask these texts, too, from now on."""
+        self._secrets += tuple(secret for secret in secrets if len(secret) > 4)
+
     def attach(self) -> None:
         """Put the pipe in place and start to read it."""
         self._pipe, end = os.pipe2(os.O_CLOEXEC)

@@ -109,6 +109,8 @@ class Supervisor:
             write_atomically(self._attempt.supervisor, to_json(process.identity()))
         self.plan = plan_from_json(self._attempt.plan.read_text(encoding="utf-8"))
         self._cookie = self.plan.cookie
+        # MLflow prints the command with all its values.
+        self._log.hide([value for name, value in self.plan.parameters.items() if redact.value(name, value) != value])
         executor.enter(self.plan)
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         sys.addaudithook(self._audit)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import segserve
-from segserve import collect, inputs, report, tracking
+from segserve import collect, inputs, redact, report, tracking
 from segserve.diagnosis import diagnose
 from segserve.errors import (
     BackendError,
@@ -25,7 +25,7 @@ from segserve.errors import (
 )
 from segserve.format import Document
 from segserve.layout import AttemptDir, JobDir
-from segserve.model import Ending, Job, JobState, Outcome
+from segserve.model import Ending, Job, JobState, Outcome, plan_from_json, to_json, write_atomically
 from segserve.pipeline import facts as facts_file
 from segserve.pipeline.context import Context
 from segserve.pipeline.facts import Facts
@@ -51,6 +51,7 @@ def finish(ctx: Context, job: Job, fence: int, outcome: Outcome) -> Result:
         record_failure(ctx, job.id, fence, failure, state)
         raise
     ctx.journal.move(job.id, fence, JobState.SUCCEEDED, result=str(result.folder), warnings=result.warnings)
+    _forget_secrets(folder.attempt(1))
     if not job.options.get("keep"):
         _tidy(folder)
     return result
@@ -110,7 +111,18 @@ def record_failure(
             tracker.finish(facts.run_id, _MLFLOW_STATUS[state])
         except BackendError as unreachable:
             ctx.reporter.warn(f"The MLflow run could not be closed: {unreachable.message}")
+    _forget_secrets(folder.attempt(1))
     ctx.journal.move(job_id, fence, state, error=failure)
+
+
+def _forget_secrets(attempt: AttemptDir) -> None:
+    """The launch needed parameters as they are; what is kept of it does not."""
+    if not attempt.plan.exists():
+        return
+    plan = plan_from_json(attempt.plan.read_text(encoding="utf-8"))
+    parameters = {name: redact.value(name, value) for name, value in plan.parameters.items()}
+    if parameters != plan.parameters:
+        write_atomically(attempt.plan, to_json(replace(plan, parameters=parameters)))
 
 
 def _collect(ctx: Context, job: Job, folder: JobDir, outcome: Outcome) -> Result:

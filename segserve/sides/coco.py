@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePath
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -22,9 +23,12 @@ from segserve.sides.base import Side, SideImage
 MAX_PIXELS = 1 << 28  # of one image's run-length encodings
 
 
+Length = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
+
+
 class _Rle(msgspec.Struct):
     counts: list[int] | str
-    size: tuple[int, int]
+    size: tuple[Length, Length]
 
 
 class _Annotation(msgspec.Struct):
@@ -38,8 +42,8 @@ class _Annotation(msgspec.Struct):
 class _Image(msgspec.Struct):
     id: int
     file_name: str = ""
-    width: int = 0
-    height: int = 0
+    width: Length = 0
+    height: Length = 0
 
 
 class _Category(msgspec.Struct):
@@ -160,7 +164,7 @@ def _of_codes(coded: Sequence[tuple[int, _Rle]]) -> list[Runs]:
     for number, code in coded:
         counts = _counts(code.counts)
         height, width = code.size
-        if height < 0 or width < 0 or (counts < 0).any() or int(counts.sum()) != height * width:
+        if (counts < 0).any() or int(counts.sum()) != height * width:
             raise ValueError("a run-length encoding does not fit its size")
         ends = np.cumsum(counts)
         begin, length = ends[1::2] - counts[1::2], counts[1::2]

@@ -34,8 +34,8 @@ class _Described(msgspec.Struct):
     series: int | None = None
     t: int | None = None
     z: int | None = None
-    width: int = 0
-    height: int = 0
+    width: coco.Length = 0
+    height: coco.Length = 0
 
 
 class _Results(msgspec.Struct):

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from segserve.errors import UsageError
+from segserve.evaluate.contingency import overlap
 from segserve.evaluate.matching import match
 from segserve.evaluate.objects import Labels, Objects, ranks
-from segserve.evaluate.overlap import overlap
 
 # Okabe and Ito's colours, told apart with any kind of colour vision; (R, G, B).
 HIT = (0, 158, 115)  # bluish green

@@ -80,7 +80,7 @@ def _of_labels(pred: Objects, true: Objects, pred_labels: Labels, true_labels: L
 
 def _rank(values: Labels, ids: Integers) -> Integers:
     """Positions from 1, 0 for background."""
-    if len(ids) and ids[-1] < 1 << 26:
+    if len(ids) and ids[-1] < 1 << 22:
         table = np.zeros(int(ids[-1]) + 1, np.int64)
         table[ids] = np.arange(1, len(ids) + 1)
         ranked: Integers = table[values]

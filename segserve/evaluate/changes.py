@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from segserve.evaluate.contingency import Overlap, overlap
 from segserve.evaluate.matching import match
 from segserve.evaluate.objects import Objects
-from segserve.evaluate.overlap import Overlap, overlap
 
 SAME_OBJECT = 0.5  # IoU over which an object counts as the same one; nothing else can be it then
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
