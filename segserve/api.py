@@ -28,6 +28,7 @@ from segserve.errors import (
     InvalidRef,
     NotFound,
     UnreadableImage,
+    UsageError,
     disk_full,
 )
 from segserve.findings import Finding
@@ -71,9 +72,13 @@ def run(ref: str, images: Sequence[str | Path] = (), *, reporter: Reporter | Non
     Raises:
         SegserveError: see `segserve.errors`.
     """
+    if options.pop("detach", False):
+        raise UsageError(
+            "segserve.run waits for the result.", hint="`with api.session() as s: s.run(s.request(…, detach=True))`"
+        )
     with session(reporter=reporter) as here:
         done = here.run(here.request(ref, images, **options))
-    assert isinstance(done, Result)  # noqa: S101 - only `detach` starts without waiting, and it is no option here
+    assert isinstance(done, Result)  # noqa: S101 - only `detach` starts without waiting
     return done
 
 
@@ -452,7 +457,10 @@ class Session:
         return {record.job.environment.key for record in self.ctx.journal.open_jobs()}
 
     def ui(self) -> str:
-        """The address of the tracking UI; the embedded server is started when needed."""
+        """The address of the tracking UI: the server that the environment names, else the embedded one, started."""
+        external = tracking.external()
+        if external is not None:
+            return external.uri
         return tracking.ui(self.ctx.home, idle_minutes=self.ctx.settings.tracking.idle_minutes)
 
     def stop_ui(self) -> bool:

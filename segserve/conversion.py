@@ -21,7 +21,7 @@ from segserve.exporters import Results
 from segserve.findings import Finding
 from segserve.format import Info
 from segserve.importers import import_files
-from segserve.inputs import InputPlan, Selection, channel_list, describe, plan
+from segserve.inputs import InputPlan, Selection, channel_list, describe, plan, read_map
 from segserve.model import StagedImage
 from segserve.sheets import Key
 
@@ -58,10 +58,17 @@ class _Results(msgspec.Struct):
     images: list[_Image]
 
 
-def load(result: Path, images: Sequence[str | os.PathLike[str]] = (), selection: Selection | None = None) -> Loaded:
+def load(
+    result: Path,
+    images: Sequence[str | os.PathLike[str]] = (),
+    selection: Selection | None = None,
+    *,
+    staged: Path | None = None,
+) -> Loaded:
     """A result folder, or an output.json with the images that it was made from.
 
-    `images` and `selection` are as in a run. Without them the images are those of `results.json` in the same folder.
+    `images` and `selection` are as in a run. Without them the images are those of `staged` (the inputs.json of a job),
+    or of `results.json` in the same folder.
 
     Raises:
         NotFound: there is no such result, or nothing says what its images are.
@@ -72,7 +79,7 @@ def load(result: Path, images: Sequence[str | os.PathLike[str]] = (), selection:
     output = folder / OUTPUT if result.is_dir() else result
     if not output.exists():
         raise NotFound(f"There is no {output}.", hint="Name a result folder, an output.json, or a job.")
-    known, sizes = _images(folder, images, selection)
+    known, sizes = _images(folder, images, selection, staged)
     if isinstance(polygons.decode(read(output)), Info):
         raise OutputInvalid(f"{output} describes an executor; it holds no objects.")
     collected = collect(output, known)
@@ -82,10 +89,13 @@ def load(result: Path, images: Sequence[str | os.PathLike[str]] = (), selection:
 
 
 def _images(
-    folder: Path, images: Sequence[str | os.PathLike[str]], selection: Selection | None
+    folder: Path, images: Sequence[str | os.PathLike[str]], selection: Selection | None, staged: Path | None
 ) -> tuple[tuple[StagedImage, ...], Sizes]:
     if images:
         return images_of(images, selection)
+    if staged is not None and staged.exists():
+        found = read_map(staged)
+        return found, _sizes_of(found)
     if not (folder / RESULTS).exists():
         raise NotFound(
             f"There is no {RESULTS} in {folder} that names the images of the result.", hint="Name them with --images."
@@ -191,7 +201,7 @@ def _sizes_of(images: Sequence[StagedImage]) -> Sizes:
     sizes: dict[Key, Mapping[str, int]] = {}
     stacks = {image.source for image in images if image.t is not None or image.z is not None}
     for path in sorted(stacks):
-        if not Path(path).exists():
+        if not Path(path).is_absolute() or not Path(path).exists():  # a short name says nothing about where it lies
             continue
         try:
             (source,) = describe([path])

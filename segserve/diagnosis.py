@@ -292,7 +292,9 @@ def _chain(tracebacks: Sequence[_Traceback], last: _Traceback) -> Iterator[_Trac
 def _continues(line: str) -> bool:
     """Whether a line may belong to the message of an exception above it: it is not the head of something else."""
     return not (
-        _TRACEBACK.match(line) or _CHAINED.match(line) or re.match(r"\d{4}[-/]\d\d|\[?(INFO|WARN|ERR|DEBUG)", line)
+        _TRACEBACK.match(line)
+        or _CHAINED.match(line)
+        or re.match(r"\d{4}[-/]\d\d|\[?(INFO|WARN|ERR|DEBUG)|🏃 View run|🧪 View experiment", line)  # MLflow says these
     )
 
 

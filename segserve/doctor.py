@@ -10,7 +10,7 @@ from segserve import devices, git, process, redact, tracking
 from segserve.config import Settings
 from segserve.environments import interpreters
 from segserve.environments.indexes import host_settings
-from segserve.errors import BackendError
+from segserve.errors import BackendError, UsageError
 from segserve.layout import Home
 
 _LOW_DISK_GB = 10
@@ -79,6 +79,12 @@ def _docker(_: Home) -> Check:
 
 
 def _tracking(home: Home) -> Check:
+    try:
+        external = tracking.external()
+    except UsageError as failure:
+        return Check("mlflow", "problem", failure.message, failure.hint)
+    if external is not None:
+        return Check("mlflow", "ok", f"runs are logged to {external.uri} (MLFLOW_TRACKING_URI)")
     status = tracking.server_status(home)
     if status is None or not status.running:
         return Check("mlflow", "ok", "the embedded tracking server starts when it is needed")

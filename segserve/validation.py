@@ -8,17 +8,18 @@ repair(path, target, report) → the corrected document, and a finding for every
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from segserve import format as polygons
-from segserve.errors import UsageError
+from segserve.errors import NotFound, UsageError
 from segserve.findings import Finding
 from segserve.format import Checker, Collector, Document, Info, Summary
 from segserve.format.document import Batch
@@ -26,6 +27,8 @@ from segserve.format.geometry import Booleans
 from segserve.format.groups import Groups
 from segserve.format.repair import repair as repaired
 from segserve.format.v0_2 import encode_images, encode_start
+
+_IMAGE = re.compile(r"\$(?:\.segmentation_data)?\[(\d+)\]|\$\.segmentation\[")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,8 @@ def validate(
     the rest. The rules in `skip` are not reported.
 
     Raises:
-        UsageError: it is no plain file or cannot be read.
+        NotFound: there is no such file, or it cannot be read.
+        UsageError: it is no plain file.
     """
     collector = Collector()
     with _opened(path) as stream:
@@ -83,7 +87,8 @@ def validate(
     readable = found is not None and not collector.unforgiven
     sink.finish(found)
     collector.merge(sink.collector)
-    findings = [_placed(finding, path) for finding in collector.findings() if finding.rule not in skip]
+    names = images.names if images else ()
+    findings = [_placed(finding, path, names) for finding in collector.findings() if finding.rule not in skip]
     return Report(found, tuple(findings), sink.objects, readable)
 
 
@@ -177,8 +182,13 @@ class _Repairs:
         self._groups.finish()
 
 
-def _placed(finding: Finding, path: Path) -> Finding:
-    return replace(finding, place=replace(finding.place, path=str(path)))
+def _placed(finding: Finding, path: Path, names: Sequence[str] = ()) -> Finding:
+    """With the file, and the name of the image in whose objects it lies."""
+    place = finding.place
+    index = _IMAGE.match(place.json_path)
+    image = int(index.group(1) or 0) if index else len(names)
+    name = place.image or (names[image] if image < len(names) else "")
+    return replace(finding, place=replace(place, path=str(path), image=name))
 
 
 @contextmanager
@@ -188,7 +198,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
             raise UsageError(f"{path} is no plain file.", hint="Save it to a file first: it is read more than once.")
         stream = path.open("rb")
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
+        raise NotFound(f"'{path}' cannot be read: {error.strerror}.", hint="Name files like output.json.") from None
     with stream:
         yield stream
 

@@ -100,6 +100,11 @@ def test_words_that_mean_nothing_are_refused(segserve_here: Path) -> None:
         segserve.run("cellpose")
 
 
+def test_run_waits(segserve_here: Path, images: Path) -> None:
+    with pytest.raises(errors.UsageError, match="waits"):
+        segserve.run(str(segserve_here), [images], detach=True)
+
+
 def test_info_says_what_the_command_says(segserve: Command, segserve_here: Path) -> None:
     facts = api.info(str(segserve_here))
     assert facts == segserve("info", segserve_here, "--json").document

@@ -9,10 +9,12 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import numpy as np
+import psutil
 import pytest
 import tifffile
 
@@ -188,6 +190,16 @@ def test_doctor(segserve: Command) -> None:
     assert all(name in segserve("doctor").out for name in checks)
 
 
+def test_a_tracking_server_of_ones_own_is_respected(segserve: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:canary@mlflow.example.org/team/")
+    assert segserve("ui", "--no-open").out == "https://mlflow.example.org/team\n"
+    assert "logged to https://mlflow.example.org/team" in segserve("doctor").out
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    done = segserve("doctor")
+    assert done.code == 6
+    assert "✗ mlflow" in done.out
+
+
 def test_doctor_without_git(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     done = subprocess.run(
@@ -241,11 +253,11 @@ def test_validate(segserve: Command, tmp_path: Path) -> None:
     good.write_text(json.dumps({"model": "m", "format_version": "0.2", "segmentation_data": [[RING]]}))
     bad.write_text(json.dumps({"model": "m"}))
     done = segserve("validate", good)
-    assert (done.code, done.out, done.err) == (0, "1 file is valid\n", "")
+    assert (done.code, done.out, done.err) == (0, "1 file(s) valid\n", "")
     done = segserve("validate", good, bad)
     assert done.code == 7
     assert "format_version" in done.out
-    assert "2 errors were found" in done.err
+    assert "2 error(s) found" in done.err
     for words in (["--format", "json"], ["--json"]):
         done = segserve("validate", bad, *words)
         assert done.code == 7
@@ -256,7 +268,7 @@ def test_validate(segserve: Command, tmp_path: Path) -> None:
     assert ET.fromstring(done.out).get("failures") == "2"
     done = segserve("validate", tmp_path / "none.json", "--json")
     assert done.code == 2
-    assert done.document["error"]["code"] == "NotFound"
+    assert "does not exist" in done.error["message"]
 
 
 def test_nothing_there_yet(segserve: Command) -> None:
@@ -455,6 +467,40 @@ def test_an_interrupt_ends_everything(segserve: Command, here: Path, images: Pat
     shown = segserve("show", job, "--json").document
     assert shown["state"] == "cancelled"
     assert status_of(shown["mlflow"]) == "KILLED"
+
+
+@pytest.mark.network
+def test_an_interrupt_ends_a_build(segserve: Command, here: Path, images: Path, shared_home: Path) -> None:
+    make_executor(
+        here / "executor",
+        python_env='python: "3.11"\ndependencies:\n  - ./slow\n',
+        **{"slow/setup.py": "import time; print('a very slow build', flush=True); time.sleep(600)"},
+    )
+    with subprocess.Popen(
+        [*SEGSERVE, "run", "./executor", str(images), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        wait_for(lambda: _builds(shared_home))
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert json.loads(out)["error"]["code"] == "Interrupted"
+    job = segserve("ps", "-a", "-n", 1, "--json").document[0]
+    assert job["state"] == "cancelled"
+    assert status_of(segserve("show", job["job"], "--json").document["mlflow"]) == "KILLED"
+    wait_for(lambda: not _builds(shared_home), seconds=10)
+
+
+def _builds(home: Path) -> list[int]:
+    """Processes of a project's own build, which run where it was unpacked."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.cwd().startswith(str(home / "envs")) and process.cwd().endswith("/slow"):
+                found.append(process.pid)
+    return found
 
 
 @pytest.mark.network

@@ -63,7 +63,8 @@ def test_a_result_folder_goes_out_and_comes_back(
     assert {path.parent.name for path in paths} == set(EXPORTERS)
     assert all(path.exists() and path.is_relative_to(result / "exports") for path in paths)
     with tifffile.TiffFile(result / "exports" / "labels" / "movie-labels.ome.tif") as file:
-        assert (file.series[0].axes, file.series[0].shape) == ("TZYX", (3, 2, 24, 32))  # time 0 was not segmented
+        # Time 0 was not segmented. The result folder has short names; that the movie is 3 long is the last time.
+        assert (file.series[0].axes, file.series[0].shape) == ("TZYX", (3, 2, 24, 32))
         labels = file.asarray()
     assert not labels[0].any()
     with tifffile.TiffFile(movie) as file:
@@ -111,6 +112,14 @@ def test_a_source_that_has_gone_ends_with_its_last_plane(movie: Path, tmp_path: 
     movie.unlink()
     loaded = conversion.load(result)
     assert dict(loaded.results.sheets[0].axes) == {"T": 2, "Z": 2}
+
+
+def test_a_stack_is_as_long_as_its_source_where_that_is_known(movie: Path, tmp_path: Path) -> None:
+    result, _ = result_of(movie, tmp_path, channel="DAPI", frames="0:2")
+    by_job = conversion.load(result, staged=tmp_path / "inputs.json")
+    assert dict(by_job.results.sheets[0].axes) == {"T": 3, "Z": 2}
+    by_images = conversion.load(result, [movie], Selection(channel="DAPI", frames="0:2"))
+    assert dict(by_images.results.sheets[0].axes) == {"T": 3, "Z": 2}
 
 
 def test_a_foreign_mask_for_images_without_a_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -182,6 +182,7 @@ def test_an_executor_that_fails(segserve: Command, here: Path, images: Path, cau
     assert done.error["message"].startswith("The executor failed with exit code 1: ")
     deciding = done.error["quote"].splitlines()
     assert any("Error" in line for line in deciding)
+    assert "View run" not in done.error["quote"]
     assert Path(done.error["log"]).exists()
     recorded(segserve, done, "failed", "FAILED")
 

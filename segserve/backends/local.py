@@ -72,7 +72,7 @@ def clean_environment(environ: Mapping[str, str] | None = None) -> dict[str, str
     """What of an environment (default: ours) an executor may see."""
     source = os.environ if environ is None else environ
     external = source.get("MLFLOW_TRACKING_URI", "").startswith(("http://", "https://"))
-    return {
+    passed = {
         name: value
         for name, value in source.items()
         if name in _PASSED
@@ -80,6 +80,9 @@ def clean_environment(environ: Mapping[str, str] | None = None) -> dict[str, str
         or name.lower() in _PROXIES
         or (external and name in _TRACKING)
     }
+    # Importing cv2 puts its own libraries, and an empty part (the current folder), in front of what was there.
+    libraries = [part for part in passed.pop("LD_LIBRARY_PATH", "").split(os.pathsep) if part and "/cv2/" not in part]
+    return {**passed, "LD_LIBRARY_PATH": os.pathsep.join(libraries)} if libraries else passed
 
 
 class Handle:

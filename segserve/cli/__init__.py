@@ -15,7 +15,7 @@ import click
 
 from segserve import redact
 from segserve.cli import render
-from segserve.errors import EXIT_DEFECT, EXIT_INTERRUPTED, SegserveError, did_you_mean
+from segserve.errors import EXIT_DEFECT, EXIT_INTERRUPTED, SegserveError, Verdict, did_you_mean
 
 # name → module of segserve.cli that defines it; loaded when it is called, so that `segserve --help` is instant.
 COMMANDS = {
@@ -139,7 +139,7 @@ def _usage(failure: click.ClickException, words: Sequence[str]) -> int:
 
 
 def _failed(failure: SegserveError, words: Sequence[str]) -> int:
-    if _wants_json(words):
+    if _wants_json(words) and not isinstance(failure, Verdict):  # the answer stands there already: it is no
         render.document(render.error_document(failure))
     render.error(failure)
     return failure.exit_code

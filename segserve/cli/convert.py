@@ -61,7 +61,8 @@ def export_command(
     from segserve.exporters import export_all, targets
 
     names = targets(to)
-    loaded = conversion.load(_found(result), images, _selection(channel, z, series, frames))
+    path, staged = _found(result)
+    loaded = conversion.load(path, images, _selection(channel, z, series, frames), staged=staged)
     folder = output or loaded.exports
     written = export_all(loaded.results, names, folder)
     if as_json:
@@ -73,19 +74,20 @@ def export_command(
     _say(written.findings)
 
 
-def _found(result: str) -> Path:
-    """The path, or the result folder of a job of that name."""
+def _found(result: str) -> tuple[Path, Path | None]:
+    """The path, or the result folder of a job of that name and what is known about its images."""
     path = Path(result)
     if path.exists():
-        return path
+        return path, None
     from segserve import api
     from segserve.errors import NotFound
 
     with api.session() as session:
         facts = session.show(result)
+        staged = session.ctx.home.job(facts["job"]).inputs_map
     if not facts["result"]:
         raise NotFound(f"Job {facts['job']} has no result: it is {facts['state']}.")
-    return Path(facts["result"])
+    return Path(facts["result"]), staged
 
 
 @click.command("import")
@@ -93,7 +95,7 @@ def _found(result: str) -> Path:
 @click.option("--from", "kind", required=True, type=click.Choice(_KINDS), help="What FILES are.")
 @_images
 @click.option("--label", default="Cell", show_default=True, help="Class of objects that have none.")
-@click.option("-o", "--output", type=_PATH, default="output.json", show_default=True, metavar="FILE")
+@click.option("-o", "--output", type=_PATH, default="output.json", show_default=True, metavar="FILE", help="Where to.")
 @JSON
 def import_command(
     files: tuple[Path, ...],

@@ -1,15 +1,13 @@
-"""`segserve images`, `validate`, `ui`, `doctor`."""
+"""`segserve images`, `ui`, `doctor`."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from segserve import api, findings
+from segserve import api
 from segserve.cli import options, render
-from segserve.errors import Verdict
 
 
 @click.command("images")
@@ -44,30 +42,6 @@ def _series_row(file: dict[str, Any], series: dict[str, Any]) -> tuple[Any, ...]
         series["dtype"],
         "×".join(f"{size:g}" for size in series["pixel_size_um"] or ()),
     )
-
-
-@click.command("validate")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--format", "style", type=click.Choice(["text", "json", "junit"]), default="text", show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
-def validate_command(files: tuple[Path, ...], style: str, as_json: bool) -> int:
-    """Check that each of FILES is a valid output.json; exit code 7 when one is not."""
-    found = api.validate(files)
-    bad = findings.errors_in(found)
-    if as_json or style == "json":
-        click.echo(findings.as_json(found))
-    elif style == "junit":
-        click.echo(findings.as_junit(found, "segserve validate"))
-    else:
-        if found:
-            render.echo(render.plain(findings.as_text(found)))
-        if not bad:
-            render.echo("1 file is valid" if len(files) == 1 else f"{len(files)} files are valid")
-    if bad:
-        verdict = Verdict("1 error was found." if len(bad) == 1 else f"{len(bad)} errors were found.")
-        render.error(verdict)
-        return verdict.exit_code
-    return 0
 
 
 @click.command("ui")

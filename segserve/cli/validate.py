@@ -17,10 +17,17 @@ from segserve.findings import Finding
 @click.option("--images", type=click.Path(exists=True, path_type=Path), help="Their images: check number and bounds.")
 @click.option("--pairs", is_flag=True, help="Also look for objects that overlap or lie within others (takes longer).")
 @click.option("--format", "style", type=click.Choice(["text", "json", "junit"]), default="text", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @click.option("--ignore", multiple=True, metavar="RULE", help="Leave out a rule (repeatable).")
 @click.option("--repair", "target", type=click.Path(path_type=Path), help="Write a corrected document to this file.")
 def validate_command(
-    files: tuple[Path, ...], images: Path | None, pairs: bool, style: str, ignore: tuple[str, ...], target: Path | None
+    files: tuple[Path, ...],
+    images: Path | None,
+    pairs: bool,
+    style: str,
+    as_json: bool,
+    ignore: tuple[str, ...],
+    target: Path | None,
 ) -> None:
     """Check that each of FILES is a valid output.json; exit code 7 when one is not.
 
@@ -30,12 +37,12 @@ def validate_command(
     if target is not None and len(files) != 1:
         raise UsageError("--repair takes one file at a time.", hint="Call it once for each file.")
     found, verdict = _examined(files, images, pairs, skip, target)
-    if style == "json":
+    if as_json or style == "json":
         click.echo(findings.as_json(found))
     elif style == "junit":
         click.echo(findings.as_junit(found, "segserve validate"))
     else:
-        render.echo(findings.as_text(found) or f"{len(files)} file(s) valid")
+        render.echo(render.plain(findings.as_text(found)) or f"{len(files)} file(s) valid")
     bad = findings.errors_in(verdict)
     if bad:
         raise Verdict(f"{len(bad)} error(s) {_where(target)}.")

@@ -114,7 +114,7 @@ def compare(document: Document, boxes: Floats, odd: Booleans, skipped: Booleans)
     found: list[_Found] = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int8))]
     crowded: list[int] = []
     starts = document.starts()
-    relate = _Relate(document, odd)
+    relate = _Relate(document, boxes, odd)
     for image in np.flatnonzero(np.diff(starts) > 1).tolist():
         numbers = np.arange(starts[image], starts[image + 1])
         numbers = numbers[~skipped[numbers]]
@@ -159,10 +159,17 @@ def _candidates(boxes: Floats, numbers: Integers) -> Iterator[tuple[Integers, In
         size = min(size * 2, 64 * CHUNK) if one.size < 1 << 16 else max(size // 4, 1)
 
 
+def _holds(outer: Floats, inner: Floats) -> Booleans:
+    """(k,) which boxes hold the other."""
+    held: Booleans = np.all((inner[:, :2] >= outer[:, :2]) & (inner[:, 2:] <= outer[:, 2:]), axis=1)
+    return held
+
+
 class _Relate:
     """Builds the polygons that are needed, each once, and says how two of them lie."""
 
-    def __init__(self, document: Document, odd: Booleans) -> None:
+    def __init__(self, document: Document, boxes: Floats, odd: Booleans) -> None:
+        self._boxes = boxes
         self.points = geometry.lengths(document.offsets)
         self._document = document
         self._odd = odd
@@ -191,7 +198,11 @@ class _Relate:
         meet = shapely.intersects(a, b)
         meet[meet] = ~shapely.touches(a[meet], b[meet])
         one, other, a, b = one[meet], other[meet], a[meet], b[meet]
-        inner, outer = shapely.covers(a, b), shapely.covers(b, a) & ~shapely.covers(a, b)
+        inner = _holds(self._boxes[one], self._boxes[other])
+        inner[inner] = shapely.covers(a[inner], b[inner])
+        outer = _holds(self._boxes[other], self._boxes[one])
+        outer[inner] = False
+        outer[outer] = shapely.covers(b[outer], a[outer])
         relation = np.where(inner | outer, INSIDE, OVERLAP).astype(np.int8)
         first, second = np.where(outer, other, one), np.where(outer, one, other)
         labels = self._document.labels

@@ -17,28 +17,28 @@ from segserve.format.document import Document, Floats
 from segserve.format.rings import FEW, FLAT, classify
 
 Note = Callable[[str, str], None]  # message, JSON path
-LARGEST = 1 << 22  # pixels of the box of a ring that is outlined
+LARGEST = 1 << 20  # pixels of the box of a ring that is outlined
 
 
 def repair(part: Document, note: Note) -> Document:
     """The part as it should be; `note` is called for every change."""
     kinds = classify(part.coordinates, part.offsets)
-    same = pairs.duplicates(part, geometry.boxes(part.coordinates, part.offsets))
-    gone = np.array(
-        [earlier >= 0 and part.labels[earlier] == part.labels[n] for n, earlier in enumerate(same.tolist())], np.bool_
-    )
-    for number in np.flatnonzero(gone).tolist():
-        note("The object occurs twice in its image; this one was left out.", part.json_path(number))
     rings: dict[int, Floats] = {}
-    for number in np.flatnonzero(((kinds == FEW) | (kinds == FLAT)) & ~gone).tolist():
+    for number in np.flatnonzero((kinds == FEW) | (kinds == FLAT)).tolist():
         ring = part.ring(number)
-        if not len(ring):
-            gone[number] = True
-            note("The object has no point; it was left out.", part.json_path(number))
-        elif (outline := outlined(ring)) is not None:
+        if len(ring) and (outline := outlined(ring)) is not None:
             rings[number] = outline
             note("The ring encloses nothing; it became the outline of the pixels on it.", part.json_path(number))
-    return _changed(part, ~gone, rings)
+    part = _with_rings(part, rings)
+    kept = geometry.lengths(part.offsets) > 0
+    for number in np.flatnonzero(~kept).tolist():
+        note("The object has no point; it was left out.", part.json_path(number))
+    same = pairs.duplicates(part, geometry.boxes(part.coordinates, part.offsets), ~kept)
+    for number in np.flatnonzero(same >= 0).tolist():
+        if part.labels[same[number]] == part.labels[number]:
+            kept[number] = False
+            note("The object occurs twice in its image; this one was left out.", part.json_path(number))
+    return _only(part, kept)
 
 
 def outlined(ring: Floats) -> Floats | None:
@@ -52,18 +52,24 @@ def outlined(ring: Floats) -> Floats | None:
     return geometry.corner_outline(centres)[0] - 0.5  # from the corners' convention to that of the centres
 
 
-def _changed(part: Document, kept: geometry.Booleans, rings: dict[int, Floats]) -> Document:
-    if kept.all() and not rings:
+def _with_rings(part: Document, rings: dict[int, Floats]) -> Document:
+    if not rings:
         return part
-    numbers = np.flatnonzero(kept)
-    parts = [rings.get(number, part.ring(number)) for number in numbers.tolist()]
-    offsets = np.zeros(len(parts) + 1, np.int64)
-    offsets[1:] = np.cumsum([len(ring) for ring in parts])
+    every = [rings[number] if number in rings else part.ring(number) for number in range(len(part))]
+    offsets = np.zeros(len(every) + 1, np.int64)
+    offsets[1:] = np.cumsum([len(ring) for ring in every])
+    return replace(part, coordinates=np.concatenate(every), offsets=offsets)
+
+
+def _only(part: Document, kept: geometry.Booleans) -> Document:
+    if kept.all():
+        return part
+    counts = geometry.lengths(part.offsets)
     return replace(
         part,
-        coordinates=np.concatenate([np.empty((0, 2)), *parts]),
-        offsets=offsets,
-        labels=tuple(part.labels[number] for number in numbers.tolist()),
-        scores=part.scores[numbers],
-        image_index=part.image_index[numbers],
+        coordinates=part.coordinates[np.repeat(kept, counts)],
+        offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(counts[kept])]),
+        labels=tuple(label for label, keep in zip(part.labels, kept.tolist(), strict=True) if keep),
+        scores=part.scores[kept],
+        image_index=part.image_index[kept],
     )

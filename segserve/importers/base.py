@@ -211,6 +211,15 @@ def read_bytes(path: Path, limit: int = SIZE_LIMIT) -> bytes:
         raise Broken(f"It cannot be read: {error.strerror}.") from error
 
 
+def read_head(path: Path, count: int) -> bytes:
+    """The first bytes of a file."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(count)
+    except OSError as error:
+        raise Broken(f"It cannot be read: {error.strerror}.") from error
+
+
 def read_json(path: Path) -> Any:
     """Strict JSON: no NaN, no repeated keys."""
     try:

@@ -20,6 +20,19 @@ ENTRIES = 1_000_000
 ENTRY_BYTES = 64 << 20
 TOTAL_BYTES = 2 << 30
 _NUMBERED = re.compile(r"^\d+-(?P<label>.*[^\d-].*)$")  # 0001-Cell; ImageJ's own names are numbers only
+# What roifile and numpy raise over damaged files.
+_DAMAGE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    BufferError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 _AREAS = ("POLYGON", "FREEHAND", "TRACED", "RECT", "OVAL")
 
 
@@ -59,7 +72,7 @@ def _add(data: bytes, name: str, sheet: Sheet, target: Target) -> None:
         roi = ImagejRoi.frombytes(data)
         kind, composite = roi.roitype.name, bool(roi.composite)
         rings = [np.asarray(ring, np.float64) for ring in roi.coordinates(multi=True)]
-    except (ValueError, TypeError, LookupError, OverflowError, AttributeError, struct.error, MemoryError) as error:
+    except _DAMAGE as error:
         raise Broken(f"It is no intact ROI: {error}.", place) from error
     if not composite and kind not in _AREAS:
         target.note("import-no-area", f"A ROI of type {kind.lower()} encloses nothing and is left out.", place)

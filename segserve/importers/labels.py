@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import struct
+import tokenize
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from segserve.importers.base import Broken, Target, read_bytes
+from segserve.importers.base import Broken, Target, read_head
 from segserve.sheets import Sheet
 
 Array = npt.NDArray[Any]
-# What tifffile and libtiff raise over damaged files.
-_DECODER_ERRORS = (ValueError, RuntimeError, OSError, LookupError, TypeError, ArithmeticError, MemoryError)
+STACK_BYTES = 8 << 30
+# What tifffile, its codecs and numpy raise over damaged files. Only calls into them stand under it.
+_DECODER_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    BufferError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    NameError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    tokenize.TokenError,
+    zlib.error,
+)
 
 
 def read(path: Path, target: Target) -> None:
     """One label image, of one plane or of a whole stack."""
     sheet, number = _belongs(path, target)
     shape = sheet.shape
-    stack, axes = _pixels(path, shape, len(sheet.indices))
+    stack, axes = _pixels(path, shape)
     if number is not None:
+        if math.prod(stack.shape[:-2]) != 1:
+            raise Broken(f"It has {math.prod(stack.shape[:-2])} planes ({axes}); the image has one.")
         target.add_mask(number, _whole(stack.reshape(shape), path.name))
         return
     order = _order(axes, stack.shape[:-2], sheet)
@@ -45,29 +69,33 @@ def _belongs(path: Path, target: Target) -> tuple[Sheet, int | None]:
     return sheet, sheet.indices[0] if len(sheet.indices) == 1 and not sheet.axes else None
 
 
-def _pixels(path: Path, shape: tuple[int, int], planes: int) -> tuple[Array, str]:
+def _pixels(path: Path, shape: tuple[int, int]) -> tuple[Array, str]:
     """(…, rows, columns) and the names of its axes; the size is checked before anything is decoded."""
-    head = read_bytes(path)[:8]
+    head = read_head(path, 32)
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return _tiff(path, shape, planes)
+        return _tiff(path, shape)
     if head.startswith(b"\x93NUMPY"):
         return _npy(path, shape)
     if head.startswith(b"\x89PNG"):
-        return _png(path, shape)
+        return _png(path, head, shape)
     raise Broken("It is neither TIFF nor PNG nor NPY.")
 
 
-def _tiff(path: Path, shape: tuple[int, int], planes: int) -> tuple[Array, str]:
+def _tiff(path: Path, shape: tuple[int, int]) -> tuple[Array, str]:
     import tifffile
 
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())  # else its warnings go to stderr
     try:
         with tifffile.TiffFile(path) as file:
             series = file.series[0]
             axes, sizes = series.axes, tuple(series.shape)
             _check(sizes, shape, str(series.dtype))
-            if math.prod(sizes[:-2]) > 64 * max(planes, 1) + 1000:
-                raise Broken(f"It has {math.prod(sizes[:-2])} planes, which is far more than the image.")
-            return series.asarray(), axes
+            if math.prod(sizes) * series.dtype.itemsize > STACK_BYTES:
+                raise Broken(f"It unpacks to more than {STACK_BYTES >> 30} GiB; import it in parts.")
+            array = series.asarray()
+            if array.shape != sizes:
+                raise Broken("It is damaged: pixels are missing.")
+            return array, axes
     except _DECODER_ERRORS as error:
         raise Broken(f"It is damaged: {error}.") from error
 
@@ -77,16 +105,15 @@ def _npy(path: Path, shape: tuple[int, int]) -> tuple[Array, str]:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         _check(array.shape, shape, str(array.dtype))
         return np.asarray(array), "Q" * (array.ndim - 2) + "YX"
-    except (ValueError, EOFError, OSError, SyntaxError, TypeError) as error:
+    except _DECODER_ERRORS as error:
         hint = " Read Cellpose's files with --from cellpose." if "pickle" in str(error).lower() else ""
         raise Broken(f"It is no array of numbers: {error}.{hint}") from error
 
 
-def _png(path: Path, shape: tuple[int, int]) -> tuple[Array, str]:
+def _png(path: Path, head: bytes, shape: tuple[int, int]) -> tuple[Array, str]:
     import cv2
 
-    header = read_bytes(path)[16:24]
-    size = int.from_bytes(header[4:8], "big"), int.from_bytes(header[:4], "big")
+    size = int.from_bytes(head[20:24], "big"), int.from_bytes(head[16:20], "big")
     _check(size, shape, "uint16")
     try:
         array = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)

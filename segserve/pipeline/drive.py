@@ -22,13 +22,14 @@ import segserve
 from segserve import devices, environments, inputs, lock, redact, tracking
 from segserve.backends import local
 from segserve.errors import BackendError, RunCancelled, SegserveError, disk_full
+from segserve.fetch import is_remote
 from segserve.journal import new_job_id
 from segserve.model import Environment, Job, JobState, LaunchPlan, Outcome, StagedImage, to_json, write_atomically
 from segserve.pipeline.context import Context
 from segserve.pipeline.facts import Facts
 from segserve.pipeline.finish import finish, record_failure
 from segserve.pipeline.launch_plan import Launch
-from segserve.pipeline.prepare import Prepared, Request, prepare
+from segserve.pipeline.prepare import Localised, Prepared, Request, localise, prepare
 from segserve.pipeline.publish import Result, choose_folder
 from segserve.pipeline.settle import settle
 from segserve.store import locked
@@ -167,10 +168,11 @@ class _Drive:
             staging = pool.submit(self._stage, prepared)
             environment = self._build(prepared)
             self._record_inputs(tracker, staging.result(), environment, prepared, job)
-            with self._lease(job) as lease:
-                cache = self.ctx.home.cache / "executors"
-                cache.mkdir(exist_ok=True)
-                launch = Launch(self.folder, self.fence, prepared, job, environment, self.facts, cache)
+            localised = self._fetch(prepared, tracker)
+            cache = self.ctx.home.cache / "executors"
+            cache.mkdir(exist_ok=True)
+            launch = Launch(self.folder, self.fence, prepared, job, environment, self.facts, localised, cache)
+            with self._lease(job) as lease:  # last: nobody holds a GPU while something is downloaded
                 self._start(handle, launch.plan(tracker, lease), lease, hold)
             if not job.attached:
                 handle.release()
@@ -261,6 +263,14 @@ class _Drive:
         if staged:
             tags["segserve.images_folder"] = os.path.commonpath([Path(image.source).parent for image in staged])
         tracker.set_tags(self.facts.run_id, tags)
+
+    def _fetch(self, prepared: Prepared, tracker: tracking.Tracker) -> Localised:
+        """Parameters that name something remote, on this disk."""
+        if any(is_remote(value) for value in prepared.parameters.values()):
+            self.ctx.reporter.phase("Fetching what the parameters name")
+        localised = localise(prepared.entry, prepared.parameters, self.folder.fetched, tracker.download_uri)
+        self._learn(parameter_digests=dict(localised.digests))
+        return localised
 
     def _lease(self, job: Job) -> devices.Lease:
         """Whole GPUs; the wait for them is a state of its own, and says who holds them."""

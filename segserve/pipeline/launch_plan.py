@@ -13,7 +13,7 @@ from segserve.environments import docker
 from segserve.layout import JobDir
 from segserve.model import Environment, Job, LaunchPlan
 from segserve.pipeline.facts import Facts
-from segserve.pipeline.prepare import Localised, Prepared, localise
+from segserve.pipeline.prepare import Localised, Prepared
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,12 @@ class Launch:
     job: Job
     environment: Environment
     facts: Facts
+    localised: Localised
     cache: Path
 
     def plan(self, tracker: tracking.Tracker, lease: Lease) -> LaunchPlan:
-        """The plan of attempt 1; parameters that name something remote are fetched on the way.
-
-        Raises:
-            InvalidParameters: something remote cannot be had.
-        """
-        localised = localise(self.prepared.entry, self.prepared.parameters, self.folder.fetched, tracker.download_uri)
-        replace(self.facts, parameter_digests=dict(localised.digests)).write(self.folder)
-        values = dict(localised.values)
+        """The plan of attempt 1."""
+        values = dict(self.localised.values)
         if self.job.images_parameter:
             values[self.job.images_parameter] = str(self.folder.inputs)
         server = tracker.server
@@ -60,9 +55,9 @@ class Launch:
             gpus=lease.uuids,
             timeout_s=self.job.resources.timeout_s,
         )
-        return self._in_docker(plan, tracker, localised) if self.environment.spec.kind == docker.kind else plan
+        return self._in_docker(plan, tracker) if self.environment.spec.kind == docker.kind else plan
 
-    def _in_docker(self, plan: LaunchPlan, tracker: tracking.Tracker, localised: Localised) -> LaunchPlan:
+    def _in_docker(self, plan: LaunchPlan, tracker: tracking.Tracker) -> LaunchPlan:
         attempt = self.folder.attempt(plan.number)
         project = docker.write_project(
             attempt.path / "project", self.environment, self.prepared.entry, label=plan.cookie
@@ -77,7 +72,7 @@ class Launch:
             cache=self.cache,
             label=plan.cookie,
             resources=self.job.resources,
-            path_mounts=localised.mounts,
+            path_mounts=self.localised.mounts,
             gpus=plan.gpus,
             variables=plan.variables,
             secrets=tuple(external),
