@@ -12,13 +12,12 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from segserve import config as settings
-from segserve import devices, doctor, environments, inputs, layout, project, refs, tracking
-from segserve import format as polygons
+from segserve import devices, doctor, environments, inputs, layout, project, refs, tracking, validation
 from segserve.backends import local
 from segserve.environments import docker
 from segserve.environments.base import BuildOptions
@@ -108,31 +107,23 @@ def inspect_images(paths: Sequence[str | Path]) -> tuple[list[dict[str, Any]], l
     return described, [*planned.notes, f"`segserve run` makes {count} of this"]
 
 
-def validate(files: Sequence[str | Path]) -> list[Finding]:
+def validate(
+    files: Sequence[str | Path],
+    images: str | Path | None = None,
+    *,
+    pairs: bool = False,
+    ignore: Sequence[str] = (),
+) -> list[Finding]:
     """Every finding about output.json files, in order; strict: what a run forgives is an error here.
+
+    `images` is the folder (or file) that they belong to, `pairs` also looks for overlaps, `ignore` names rules.
 
     Raises:
         NotFound: one of them does not exist or is no file.
     """
-    return [
-        replace(finding, place=replace(finding.place, path=str(file)))
-        for file in files
-        for finding in _findings(_content(Path(file)))
-    ]
-
-
-def _content(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise NotFound(f"'{file}' cannot be read: {error.strerror}.", hint="Name files like output.json.") from None
-
-
-def _findings(data: bytes) -> Sequence[Finding]:
-    document, findings = polygons.examine(data, strict=True)
-    if isinstance(document, polygons.Document):
-        return [*findings, *polygons.check(document, strict=True)]
-    return findings
+    known = validation.measured(Path(images)) if images is not None else None
+    reports = (validation.validate(Path(file), known, pairs=pairs, skip=frozenset(ignore)) for file in files)
+    return [finding for report in reports for finding in report.findings]
 
 
 @contextmanager

@@ -207,3 +207,15 @@ def test_output_is_format_0_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ValueError, match="not JSON compliant"):
         output.write_output("bad.json", "m", [output.objects(labels, scores=[float("nan"), 1])])
     assert not Path("bad.json").exists()
+
+
+def test_a_thin_closed_line_is_outlined_with_its_hole() -> None:
+    """A membrane of one pixel: the rings outside and inside enclose the same area, a keyhole would have none."""
+    labels = np.zeros((40, 40), np.uint8)
+    cv2.circle(labels, (20, 20), 15, 7, 1, cv2.LINE_8)
+    diamond = np.zeros((5, 5), np.uint8)
+    diamond[[1, 2, 2, 3], [2, 1, 3, 2]] = 1
+    for mask in (labels, diamond):
+        check(mask)
+        ((_, ring),) = contours.polygons(mask)
+        assert abs(_area(ring)) == np.count_nonzero(mask)

@@ -204,7 +204,8 @@ def _replacements(image: np.ndarray, rings: _Rings) -> Iterator[Tuple[np.ndarray
     holes = np.flatnonzero(rings.parts >= 0)
     for index in np.unique(rings.parts[holes]):
         own = [rings.ring(hole) for hole in holes[rings.parts[holes] == index]]
-        yield np.array([index]), _keyhole(image, [rings.ring(index), *own])
+        joined = _keyhole(image, [rings.ring(index), *own])
+        yield np.array([index]), joined if _has_area(joined) else _thin_outline([rings.ring(index), *own], joined)
 
 
 def _unit_steps(ring: np.ndarray) -> np.ndarray:
@@ -232,6 +233,37 @@ def _outline(ring: np.ndarray) -> np.ndarray:
             dx, dy = -dy, dx
         if (x, y) == start and (dx, dy) == (1, 0):
             return np.array(corners[::-1]) - 0.5
+
+
+def _has_area(ring: np.ndarray) -> bool:
+    x, y = ring.T
+    return bool(np.dot(x, np.roll(y, -1)) != np.dot(y, np.roll(x, -1)))
+
+
+def _thin_outline(rings: List[np.ndarray], otherwise: np.ndarray) -> np.ndarray:
+    """The corner outline, holes included, of a part whose rings all run through the same pixels: a closed thin line.
+
+    Its own ring and those of its holes enclose the same area, so the keyhole has none. Such a line has diagonal steps
+    (a corner without one would have area); there the outlines outside and inside touch, so one walk takes all of them
+    (Hierholzer's). It touches itself and never crosses, whichever way it turns. `otherwise`: if there is no such walk.
+    """
+    pixels = {pixel for ring in rings for pixel in map(tuple, _unit_steps(ring).tolist())}
+    ways: Dict[Tuple[int, int], List[Tuple[int, int]]] = {}
+    for x, y in sorted(pixels, key=lambda pixel: (pixel[1], pixel[0])):
+        corners = [(x, y), (x + 1, y), (x + 1, y + 1), (x, y + 1)]
+        beyond = [(x, y - 1), (x + 1, y), (x, y + 1), (x - 1, y)]
+        for side, neighbour in enumerate(beyond):
+            if neighbour not in pixels:
+                ways.setdefault(corners[side], []).append(corners[(side + 1) % 4])
+    walk, todo = [], [next(iter(ways))]
+    while todo:
+        if ways[todo[-1]]:
+            todo.append(ways[todo[-1]].pop())
+        else:
+            walk.append(todo.pop())
+    if any(ways.values()):
+        return otherwise
+    return _turns(np.array(walk[:-1])) - 0.5
 
 
 def _keyhole(image: np.ndarray, rings: List[np.ndarray]) -> np.ndarray:
