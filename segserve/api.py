@@ -30,6 +30,7 @@ from segserve.errors import (
     UsageError,
     disk_full,
 )
+from segserve.exporters import targets
 from segserve.findings import Finding
 from segserve.inputs import Selection
 from segserve.journal import JobRecord
@@ -189,6 +190,7 @@ class Session:
         memory: float | None = None,
         cpus: float | None = None,
         overlays: int | None = 24,
+        exports: str | None = None,
         experiment: str | None = None,
         keep: bool = False,
         kind: str | None = None,
@@ -235,6 +237,7 @@ class Session:
             resources=Resources(cpus=cpus or 0.0, memory_gb=memory or 0.0, timeout_s=limit),
             output=output,
             overlays=overlays,
+            exports=targets(exports) if exports else (),
             experiment=experiment or "",
             attached=not detach,
             offline=offline,

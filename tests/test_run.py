@@ -239,3 +239,14 @@ def test_somebodys_own_tracking_server_is_used(
     assert run.info.artifact_uri.startswith("mlflow-artifacts:")
     names = {item.path for item in client.list_artifacts(run.info.run_id)}
     assert {"output.json", "overlays", "report", "logs"} <= names
+
+
+def test_exports_come_with_the_result(tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_executor(tmp_path / "executor")
+    assert main(["run", str(tmp_path / "executor"), str(images), "--to", "qupaht"]) == 2
+    assert "Did you mean 'qupath'?" in capsys.readouterr().err
+    result = segserve.run(str(tmp_path / "executor"), [images], exports="qupath,labels")
+    collections = sorted((result.folder / "exports" / "qupath").iterdir())
+    assert len(collections) == 3
+    assert len(json.loads(collections[0].read_text())["features"]) == 1
+    assert len(list((result.folder / "exports" / "labels").glob("*.tif"))) == 3

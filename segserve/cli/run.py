@@ -43,6 +43,7 @@ def _overlays(_: click.Context, __: click.Parameter, value: str) -> int | None:
 @click.option("--dry-run", is_flag=True, help="Check everything, say what would run, and stop.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR",
               help="Folder for the result (must not exist).  [default: segserve-results/DATE-EXECUTOR]")  # fmt: skip
+@click.option("--to", "exports", metavar="NAME,…", help="Also export: qupath, imagej, coco … (see export), or all.")
 @click.option("--overlays", default="24", callback=_overlays, metavar="N|all", show_default=True,
               help="How many overlays to draw.")  # fmt: skip
 @click.option("--experiment", metavar="NAME", help="MLflow experiment.  [default: segserve]")

@@ -137,7 +137,11 @@ class _Drive:
             output=str(choose_folder(request.output, self._settings.run.results, executor)),
             output_exact=request.output is not None,
             attached=request.attached,
-            options={"overlays": request.overlays, "keep": request.keep or self._settings.run.keep},
+            options={
+                "overlays": request.overlays,
+                "exports": list(request.exports),
+                "keep": request.keep or self._settings.run.keep,
+            },
         )
         write_atomically(self.folder.job, to_json(job))
         self.ctx.journal.create(job)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import segserve
-from segserve import collect, inputs, redact, report, tracking
+from segserve import collect, conversion, inputs, redact, report, tracking
 from segserve.diagnosis import diagnose
 from segserve.errors import (
     BackendError,
@@ -23,6 +23,7 @@ from segserve.errors import (
     RunTimedOut,
     SegserveError,
 )
+from segserve.exporters import export_all
 from segserve.format import Document
 from segserve.layout import AttemptDir, JobDir
 from segserve.model import Ending, Job, JobState, Outcome, plan_from_json, to_json, write_atomically
@@ -151,6 +152,11 @@ def _collect(ctx: Context, job: Job, folder: JobDir, outcome: Outcome) -> Result
             report_facts(job, replace(facts, warnings=warnings), outcome),
             overlays=job.options.get("overlays", 24),
         ).counts
+        if job.options.get("exports"):
+            # From what was just written, by the same way as `segserve export`: one home for how it is read.
+            loaded = conversion.load(folder.result, staged=folder.inputs_map)
+            exported = export_all(loaded.results, job.options["exports"], folder.result / conversion.EXPORTS)
+            findings = (*findings, *exported.findings)
     else:
         warnings = (*facts.warnings, *_copy_artifacts(artifacts, project, folder.result / "artifacts"))
         document, findings, counts = None, (), ()

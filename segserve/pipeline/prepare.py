@@ -32,6 +32,7 @@ class Request:
     resources: Resources = field(default_factory=Resources)
     output: Path | None = None
     overlays: int | None = 24  # None: all
+    exports: tuple[str, ...] = ()  # names of targets, checked
     experiment: str = ""
     attached: bool = True
     offline: bool = False
