@@ -74,7 +74,7 @@ def detect(project: Project, options: BuildOptions) -> EnvironmentSpec | None:
         },
     )
     warnings = [*declared.warnings, *seeds.warnings, *requirements.warnings, *chosen.warnings]
-    if options.python and declared.python:
+    if options.python and declared.python and declared.python.lstrip("=") != options.python:
         warnings.append(f"Python {options.python} (--python) instead of '{declared.python}' of {declared.source}.")
     details = {
         "python": chosen.as_details(),
