@@ -95,7 +95,7 @@ BEHAVIOURS = {
         "subprocess.Popen(['setsid', 'sleep', '3600'])\nprint('sleeping', flush=True)\ntime.sleep(3600)",
         "",
     ),
-    "slow": ("time.sleep(float(os.environ.get('NAP', '3')))", ""),
+    "slow": ("time.sleep({'slowly': 30, 'at-once': 0}.get(arguments.label, 3))", ""),
     "out_of_memory": ("raise RuntimeError('CUDA out of memory. Tried to allocate 2.00 GiB')", ""),
 }
 

@@ -92,10 +92,9 @@ def test_kill_9_at_random_moments(tmp_path: Path, images: Path, victim: str) -> 
     make_executor(tmp_path / "executor", "slow")
     for round_number in range(int(os.environ.get("SEGSERVE_CHAOS_ROUNDS", "4"))):
         run = subprocess.Popen(
-            [*SEGSERVE, "run", str(tmp_path / "executor"), str(images)],
+            [*SEGSERVE, "run", str(tmp_path / "executor"), str(images), "-P", "label=slowly"],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "NAP": "30"},
             text=True,
         )
         time.sleep(moments.uniform(0.0, 8.0))
@@ -110,8 +109,8 @@ def test_kill_9_at_random_moments(tmp_path: Path, images: Path, victim: str) -> 
             time.sleep(0.2)
         assert living(home) == [], f"seed {seed}, round {round_number}: {out}"
     done = subprocess.run(
-        [*SEGSERVE, "run", str(tmp_path / "executor"), str(images), "--json"],
-        check=False, capture_output=True, text=True, env={**os.environ, "NAP": "0"},
+        [*SEGSERVE, "run", str(tmp_path / "executor"), str(images), "--json", "-P", "label=at-once"],
+        check=False, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert [image["objects"] for image in json.loads(done.stdout)["images"]] == [1, 2, 1]
