@@ -20,7 +20,7 @@ from segserve.errors import EXIT_DEFECT, EXIT_INTERRUPTED, SegserveError, Verdic
 # name → module of segserve.cli that defines it; loaded when it is called, so that `segserve --help` is instant.
 COMMANDS = {
     "run": "run",
-    "info": "run",
+    "info": "info",
     "images": "tools",
     "validate": "validate",
     "compare": "compare",

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from segserve import api, redact
+from segserve import api
 from segserve.cli import options, render
 from segserve.errors import InvalidParameters
 
@@ -164,52 +164,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return render.plain("\n             ".join(str(item) for item in value)) or "–"
     return render.plain(str(value)) if value not in (None, "") else "–"
-
-
-@click.command("info")
-@click.argument("ref")
-@options.reference
-@options.CONFIG
-@options.JSON
-def info_command(ref: str, *, as_json: bool, **chosen: Any) -> None:
-    """Show entry points, parameters, environment and commit of REF.
-
-    Nothing is built. With an entry point (REF#NAME), only that one is shown.
-    """
-    with api.session(config=chosen.pop("config")) as session:
-        info = session.info(session.request(ref, (), **chosen))
-    if as_json:
-        render.document(info)
-    else:
-        render.echo(_info_text(ref, info))
-
-
-def _info_text(ref: str, info: dict[str, Any]) -> str:
-    source = info["environment"]["source"]
-    lines = [
-        info["name"] or "(a project without a name)",
-        f"  repository   {info['repository']}" + (f"  (folder {info['subdir']})" if info["subdir"] else ""),
-        f"  commit       {info['commit']}" + (f"  ({info['branch']})" if info["branch"] else ""),
-        f"  environment  {info['environment']['kind']}" + (f" ({source})" if source else ""),
-        *(f"  note         {note}" for note in info["notes"]),
-    ]
-    for entry in info["entry_points"]:
-        lines += ["", f"#{entry['name']}" + ("" if entry["images_parameter"] else "   (takes no images)")]
-        lines += [f"  problem: {problem}" for problem in entry["problems"]]
-        rows = [
-            (f"  {p['name']}", p["type"], _default(p), "images" if p["name"] == entry["images_parameter"] else "")
-            for p in entry["parameters"]
-        ]
-        lines.append(render.table(("  parameter", "type", "default", ""), rows) if rows else "  no parameters")
-    entries = info["entry_points"]
-    if entries:
-        first = next((entry for entry in entries if entry["name"] == "main"), entries[0])
-        images = " IMAGES" if first["images_parameter"] else ""
-        bare = ref.partition("#")[0]
-        folder = f"{info['subdir']}:" if info["subdir"] else ""
-        lines += ["", f"Next    segserve run {redact.url(bare)}#{folder}{first['name']}{images}"]
-    return render.plain("\n".join(lines))
-
-
-def _default(parameter: dict[str, Any]) -> str:
-    return "required" if parameter["default"] is None else str(parameter["default"])

@@ -187,6 +187,7 @@ class _Drive:
         self, tracker: tracking.Tracker, where: tracking.TrackingServer, prepared: Prepared, job: Job
     ) -> None:
         """The MLflow run exists before anything slow can fail."""
+        about = prepared.project.manifest.texts()
         experiment = tracker.experiment(self.request.experiment or self._settings.tracking.experiment)
         handle = tracker.create_run(
             experiment,
@@ -201,7 +202,7 @@ class _Drive:
                 "segserve.entry_point": job.entry,
                 "segserve.environment": f"{job.environment.kind}:{job.environment.key}",
                 "segserve.version": segserve.__version__,
-                **{f"segserve.{name}": value for name, value in job.tags.items()},
+                **{f"segserve.{name}": value for name, value in (*about.items(), *job.tags.items())},
             },
         )
         tracker.log_params(handle.run_id, job.parameters)
@@ -211,6 +212,7 @@ class _Drive:
             run_id=handle.run_id,
             run_url=handle.url,
             artifact_uri=handle.artifact_uri,
+            about=about,
             defaults={p.name: p.default for p in prepared.entry.parameters.values() if p.default is not None},
             warnings=(*prepared.notes, *prepared.spec.warnings, *map(str, prepared.project.findings)),
         )

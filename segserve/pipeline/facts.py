@@ -21,6 +21,7 @@ class Facts:
     run_url: str = ""
     artifact_uri: str = ""
     defaults: Mapping[str, str] = field(default_factory=dict)  # of the entry point's parameters
+    about: Mapping[str, str] = field(default_factory=dict)  # texts of the executor's manifest
     environment: Mapping[str, Any] = field(default_factory=dict)
     inputs_digest: str = ""
     parameter_digests: Mapping[str, str] = field(default_factory=dict)

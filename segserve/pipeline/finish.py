@@ -214,6 +214,7 @@ def _links(folder: str, names: list[str]) -> list[str]:
 def report_facts(job: Job, facts: Facts, outcome: Outcome) -> Mapping[str, Any]:
     """What the report says about how the result was made."""
     return {
+        **facts.about,
         "executor": job.executor,
         "repository": job.pin.repo,
         "commit": job.pin.sha,

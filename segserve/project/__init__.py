@@ -59,6 +59,7 @@ def describe(project: Project) -> dict[str, Any]:
     return {
         "name": project.name,
         "file": project.file.name,
+        "manifest": project.manifest.as_json(),
         "environment": {
             "kind": environment.kind,
             "source": environment.file or str(environment.docker.get("image", "")),

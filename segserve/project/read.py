@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from segserve import manifest
 from segserve.errors import InvalidProject, did_you_mean
 from segserve.findings import Finding, Severity, errors_in
 from segserve.project import command as shell
@@ -47,7 +48,10 @@ def load(folder: Path) -> Project:
     project = reader.read()
     if errors_in(reader.findings):
         raise _invalid(file, reader.findings)
-    return replace(project, findings=tuple(reader.findings))
+    about = manifest.load(folder, repository_root(folder))
+    # It runs with a wrong manifest as well as with none.
+    ignored = [replace(finding, severity=Severity.WARNING) for finding in about.findings]
+    return replace(project, manifest=about.manifest, findings=(*reader.findings, *ignored))
 
 
 def find_file(folder: Path) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segserve.findings import Finding
+from segserve.manifest import NONE, Manifest
 
 CONVENTIONAL_IMAGES = "input_images"
 
@@ -68,7 +69,7 @@ class EnvironmentDeclaration:
 class Project:
     """An executor's project: its folder (absolute), its MLProject file, its name (empty if the file has none).
 
-    `findings` are warnings: they do not keep it from running.
+    `manifest` is what its segserve.toml says about it. `findings` are warnings: they do not keep it from running.
     """
 
     folder: Path
@@ -76,4 +77,5 @@ class Project:
     name: str
     entry_points: Mapping[str, EntryPoint]
     environment: EnvironmentDeclaration
+    manifest: Manifest = NONE
     findings: tuple[Finding, ...] = ()

@@ -64,8 +64,9 @@ def write(
     """Write the result folder. `overlays` is how many are drawn, None for all.
 
     `facts` are for people and all optional: texts `executor`, `repository`, `commit`, `subdir`, `entry`, `command` (to
-    reproduce), `citation`, `created`, `job`, `mlflow_url`, `version` (of segserve), `inputs_digest`; mappings
-    `parameters`, `environment`, `machine` (name → text) and `seconds` (step → number); the sequence `warnings`. Secrets
+    reproduce), `created`, `job`, `mlflow_url`, `version` (of segserve), `inputs_digest`, and `title`, `licence`,
+    `citation` of the executor; mappings `parameters`, `environment`, `machine` (name → text) and `seconds` (step →
+    number); the sequence `warnings`. Secrets
     must be redacted before.
 
     Raises:

@@ -30,6 +30,7 @@ BINS = 36
 TAILS = (0.005, 0.995)  # quantiles of the areas between which the histogram's axis runs
 WIDE = 50.0  # areas that span more than this factor are shown on a logarithmic axis
 _LABELS = {"executor": "Executor", "repository": "Repository", "commit": "Commit", "subdir": "Subdirectory"}
+_ABOUT = {"title": "Title", "licence": "Licence"}
 
 
 @dataclass(frozen=True)
@@ -294,7 +295,7 @@ def write(folder: Path, view: View) -> None:
     )
     environment.filters.update(short=short, duration=duration)
     folder.mkdir(parents=True, exist_ok=True)
-    page = environment.get_template("report.html.j2").render(view=view, labels=_LABELS, rows_limit=ROWS)
+    page = environment.get_template("report.html.j2").render(view=view, labels=_LABELS | _ABOUT, rows_limit=ROWS)
     (folder / "index.html").write_text(page, encoding="utf-8")
     (folder / "summary.md").write_text(summary(view), encoding="utf-8")
 
@@ -304,7 +305,7 @@ def summary(view: View) -> str:
     text = markdown_text
     lines = [f"# {text(view.title)}", "", f"**{view.objects:,} objects in {len(view.counts):,} images**", ""]
     facts = [
-        *((label, view.fact(key)) for key, label in _LABELS.items() if key != "executor"),
+        *((label, view.fact(key)) for key, label in (_LABELS | _ABOUT).items() if key != "executor"),
         ("Entry point", view.fact("entry")),
         *((f"Parameter {name}", value) for name, value in view.pairs("parameters")),
         *((f"Environment {name}".rstrip(), value) for name, value in view.pairs("environment")),
