@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from segserve import config as settings
-from segserve import devices, doctor, environments, inputs, layout, project, refs, tracking, validation
+from segserve import devices, dialects, doctor, environments, inputs, layout, project, refs, tracking, validation
 from segserve.backends import local
 from segserve.environments import docker
 from segserve.environments.base import BuildOptions
@@ -274,21 +274,20 @@ class Session:
             checkout = self.ctx.store.checkout(
                 resolution, folder / "checkout", submodules=request.submodules, on_note=notes.append
             )
-            yield resolution, project.load(checkout / resolution.pin.subdir), notes
+            yield resolution, dialects.load(checkout / resolution.pin.subdir), notes
 
     def plan(self, request: Request) -> dict[str, Any]:
         """What `run` would do, after every cheap check (`--dry-run`)."""
         with self._scratch() as folder:
             ready = prepare(self.ctx, request, folder / "checkout")
             pin, resolution = ready.resolution.pin, ready.resolution
-            defaults = {p.name: p.default for p in ready.entry.parameters.values() if p.default is not None}
             return {
                 "repository": pin.repo,
                 "commit": pin.sha,
                 "subdir": pin.subdir,
                 "dirty": resolution.dirty,
                 "entry": ready.entry.name,
-                "parameters": {**defaults, **ready.parameters},
+                "parameters": {**ready.entry.defaults, **ready.parameters},
                 "environment": f"{ready.spec.kind} {ready.spec.key}",
                 "built": environments.is_built(self.ctx.home, ready.spec),
                 "images": ready.images.count if ready.images else 0,

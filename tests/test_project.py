@@ -70,7 +70,8 @@ def test_description_is_json_and_names_everything(tmp_path: Path) -> None:
     described = project.describe(project.load(make(tmp_path)))
     assert described["environment"] == {"kind": "conda", "source": "conda.yaml"}
     entry = described["entry_points"][0]
-    assert entry["parameters"][2] == {"name": "count", "type": "int", "default": "3", "required": False}
+    count = {"name": "count", "type": "int", "default": "3", "required": False}
+    assert {key: entry["parameters"][2][key] for key in count} == count
     assert __import__("json").dumps(described)
 
 

@@ -94,17 +94,13 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One file (or OME-Zarr folder): absolute `path`, the name under which the user gave it, what is in it.
-
-    `modified`: when it was last written, in nanoseconds since the epoch.
-    """
+    """One file (or OME-Zarr folder): absolute `path`, the name under which the user gave it, what is in it."""
 
     path: str
     given: str
     kind: str
     series: tuple[Series, ...]
     bytes: int = 0
-    modified: int = 0
 
 
 class Planes(Protocol):

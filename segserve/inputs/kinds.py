@@ -101,10 +101,10 @@ def inspect(path: str, given: str) -> Source:
     kind = identify(path)
     with decoding("read"):
         series = READERS[kind].series(path)
-        status = os.stat(path)  # noqa: PTH116
+        size = os.stat(path).st_size  # noqa: PTH116
     if not series:
         raise Unusable("image-unreadable", "holds no image")
-    return Source(path, given, kind, series, status.st_size, status.st_mtime_ns)
+    return Source(path, given, kind, series, size)
 
 
 def misnamed(source: Source) -> bool:

@@ -140,6 +140,7 @@ class _Drive:
             options={
                 "overlays": request.overlays,
                 "exports": list(request.exports),
+                "produces": prepared.entry.produces,
                 "keep": request.keep or self._settings.run.keep,
             },
         )
@@ -213,7 +214,7 @@ class _Drive:
             run_url=handle.url,
             artifact_uri=handle.artifact_uri,
             about=about,
-            defaults={p.name: p.default for p in prepared.entry.parameters.values() if p.default is not None},
+            defaults=prepared.entry.defaults,
             warnings=(*prepared.notes, *prepared.spec.warnings, *map(str, prepared.project.findings)),
         )
         self.ctx.journal.note(job.id, self.fence, run_id=handle.run_id, run_url=handle.url)

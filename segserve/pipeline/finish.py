@@ -31,6 +31,7 @@ from segserve.pipeline import facts as facts_file
 from segserve.pipeline.context import Context
 from segserve.pipeline.facts import Facts
 from segserve.pipeline.publish import Result, publish
+from segserve.project import POLYGONS
 
 LOG_TAIL_BYTES = 256 * 1024
 _MLFLOW_STATUS = {JobState.SUCCEEDED: "FINISHED", JobState.FAILED: "FAILED", JobState.CANCELLED: "KILLED"}
@@ -133,7 +134,9 @@ def _collect(ctx: Context, job: Job, folder: JobDir, outcome: Outcome) -> Result
     attempt = folder.attempt(1)
     project = attempt.checkout / job.pin.subdir
     artifacts = _artifacts(ctx, folder, facts)
-    images = inputs.read_map(folder.inputs_map) if job.images_parameter else ()
+    # Files are kept as they were logged; only polygons are held against the images.
+    polygons = job.images_parameter and job.options.get("produces", POLYGONS) == POLYGONS
+    images = inputs.read_map(folder.inputs_map) if polygons else ()
     shutil.rmtree(folder.result, ignore_errors=True)
     folder.result.mkdir()
     # In files that people pass on, an image is called by its name below the folder that all have in common.
@@ -142,17 +145,16 @@ def _collect(ctx: Context, job: Job, folder: JobDir, outcome: Outcome) -> Result
         output, note = collect.find_output(artifacts, project)
         collected = collect.collect(output, named)
         warnings = (*facts.warnings, *([note] if note else []))
+        findings = collected.findings
         document = collected.document if isinstance(collected.document, Document) else None
-        written = report.write(
+        counts = report.write(
             folder.result,
             collected,
             named,
             folder.inputs,
             report_facts(job, replace(facts, warnings=warnings), outcome),
             overlays=job.options.get("overlays", 24),
-            originals=[image.source for image in images],
-        )
-        counts, findings = written.counts, written.findings
+        ).counts
         if job.options.get("exports"):
             # From what was just written, by the same way as `segserve export`: one home for how it is read.
             loaded = conversion.load(folder.result, staged=folder.inputs_map)

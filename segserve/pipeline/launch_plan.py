@@ -14,6 +14,7 @@ from segserve.layout import JobDir
 from segserve.model import Environment, Job, LaunchPlan
 from segserve.pipeline.facts import Facts
 from segserve.pipeline.prepare import Localised, Prepared
+from segserve.project import CONVENTIONAL_MAP
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Launch:
         values = dict(self.localised.values)
         if self.job.images_parameter:
             values[self.job.images_parameter] = str(self.folder.inputs)
+            if CONVENTIONAL_MAP in self.prepared.entry.parameters:
+                values[CONVENTIONAL_MAP] = str(self.folder.inputs_map)
         server = tracker.server
         plan = LaunchPlan(
             job_id=self.job.id,
@@ -72,7 +75,10 @@ class Launch:
             cache=self.cache,
             label=plan.cookie,
             resources=self.job.resources,
-            path_mounts=self.localised.mounts,
+            path_mounts=(
+                *self.localised.mounts,
+                *([self.folder.inputs_map] if CONVENTIONAL_MAP in plan.parameters else []),
+            ),
             gpus=plan.gpus,
             variables=plan.variables,
             secrets=tuple(external),

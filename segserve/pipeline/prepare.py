@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from segserve import devices, environments, fetch, inputs, project, tracking
+from segserve import devices, dialects, environments, fetch, inputs, project, tracking
 from segserve.environments.base import BuildOptions
 from segserve.errors import UsageError
+from segserve.findings import Severity
 from segserve.inputs import InputPlan, Selection
 from segserve.model import EnvironmentSpec, Resources
 from segserve.pipeline.context import Context
@@ -80,9 +81,9 @@ def prepare(ctx: Context, request: Request, checkout: Path) -> Prepared:
     ctx.store.checkout(resolution, checkout, submodules=request.submodules, on_note=notes.append)
     for note in notes[len(resolution.notes) :]:
         ctx.reporter.note(note)
-    loaded = project.load(checkout / resolution.pin.subdir)
+    loaded = dialects.load(checkout / resolution.pin.subdir)
     for finding in loaded.findings:
-        ctx.reporter.warn(str(finding))
+        (ctx.reporter.note if finding.severity is Severity.NOTE else ctx.reporter.warn)(str(finding))
     entry = project.select(loaded, request.ref.entry)
     parameters = project.check_parameters(entry, request.parameters, images=bool(request.images))
     images = inputs.plan(request.images, request.selection) if request.images else None

@@ -11,11 +11,26 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from segserve.errors import InvalidProject, UnknownEntryPoint, did_you_mean
-from segserve.project.read import load, repository_root
-from segserve.project.types import EntryPoint, EnvironmentDeclaration, Parameter, ParameterType, Project
-from segserve.project.values import check_parameters
+from segserve.project import kinds
+from segserve.project.read import find_project_file, load, repository_root
+from segserve.project.types import (
+    CONVENTIONAL_IMAGES,
+    CONVENTIONAL_MAP,
+    FILES,
+    POLYGONS,
+    EntryPoint,
+    EnvironmentDeclaration,
+    Parameter,
+    ParameterType,
+    Project,
+)
+from segserve.project.values import check_parameters, type_problem
 
 __all__ = [
+    "CONVENTIONAL_IMAGES",
+    "CONVENTIONAL_MAP",
+    "FILES",
+    "POLYGONS",
     "EntryPoint",
     "EnvironmentDeclaration",
     "Parameter",
@@ -23,9 +38,12 @@ __all__ = [
     "Project",
     "check_parameters",
     "describe",
+    "find_project_file",
+    "kinds",
     "load",
     "repository_root",
     "select",
+    "type_problem",
 ]
 
 _SCRIPTS = {".py": "python", ".sh": "bash"}
@@ -65,6 +83,7 @@ def describe(project: Project) -> dict[str, Any]:
             "source": environment.file or str(environment.docker.get("image", "")),
         },
         "entry_points": [_describe_entry(entry) for entry in project.entry_points.values()],
+        **({"module": dict(project.module)} if project.module else {}),
     }
 
 
@@ -74,9 +93,21 @@ def _describe_entry(entry: EntryPoint) -> dict[str, Any]:
         "command": entry.command.strip(),
         "images_parameter": entry.images_parameter,
         "parameters": [
-            {"name": p.name, "type": p.declared or str(p.type), "default": p.default, "required": p.required}
+            {
+                "name": p.name,
+                "type": p.declared or str(p.type),
+                "default": p.default,
+                "required": p.required,
+                "description": p.description,
+                "min": p.minimum,
+                "max": p.maximum,
+                "step": p.step,
+                "options": list(p.options),
+                "adjustable": p.adjustable,
+            }
             for p in entry.parameters.values()
         ],
+        "produces": entry.produces,
         "problems": [str(problem) for problem in entry.problems],
     }
 

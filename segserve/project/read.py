@@ -12,9 +12,17 @@ from segserve import manifest
 from segserve.errors import InvalidProject, did_you_mean
 from segserve.findings import Finding, Severity, errors_in
 from segserve.project import command as shell
-from segserve.project import document
+from segserve.project import document, kinds
 from segserve.project.document import Document
-from segserve.project.types import EntryPoint, EnvironmentDeclaration, Parameter, ParameterType, Project
+from segserve.project.types import (
+    FILES,
+    POLYGONS,
+    EntryPoint,
+    EnvironmentDeclaration,
+    Parameter,
+    ParameterType,
+    Project,
+)
 from segserve.project.values import type_problem
 
 WHAT_IS_NEEDED = (
@@ -28,7 +36,8 @@ _DEFAULT_FILES = {"python_env.yaml": "python", "conda.yaml": "conda"}
 _DOCKER_KEYS = frozenset({"image", "volumes", "environment"})
 # What `str.format` can find again in a command: no attribute, index, conversion, format or brace.
 _PARAMETER_NAME = re.compile(r"[^\s.\[\]{}!:]+")
-_CHECKED_TYPES = frozenset({"int", "integer", "bool", "boolean"})
+# MLflow reads type and default; the others are checked and shown by segserve.
+_PARAMETER_KEYS = frozenset({"type", "default", "description", "min", "max", "step", "options", "adjustable"})
 
 
 def load(folder: Path) -> Project:
@@ -62,8 +71,7 @@ def find_file(folder: Path) -> Path:
     """
     if not folder.is_dir():
         raise InvalidProject(f"The repository has no folder '{folder.name}'.", hint=WHAT_IS_NEEDED)
-    named = sorted(path for path in folder.iterdir() if path.name.lower() == "mlproject")
-    files = [path for path in named if path.is_file()]
+    files = _named_mlproject(folder)
     if not files:
         raise InvalidProject("There is no MLProject file, so this is no executor.", hint=WHAT_IS_NEEDED)
     if len(files) > 1:
@@ -74,6 +82,15 @@ def find_file(folder: Path) -> Path:
             f"{files[0].name} is a link that leaves the repository.", hint="Put the file itself there."
         )
     return files[0]
+
+
+def find_project_file(folder: Path) -> Path | None:
+    """An MLProject file in `folder`, if there is one."""
+    return next(iter(_named_mlproject(folder)), None)
+
+
+def _named_mlproject(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.name.lower() == "mlproject" and path.is_file())
 
 
 def repository_root(folder: Path) -> Path:
@@ -198,7 +215,7 @@ class _Reader:
         if not isinstance(value, dict):
             self._error("structure", f"Entry point '{name}' is no mapping with a command.", *keys)
             return EntryPoint(name, "", {})
-        self._unknown_keys(value, frozenset({"parameters", "command"}), *keys)
+        self._unknown_keys(value, frozenset({"parameters", "command", "produces"}), *keys)
         parameters = value.get("parameters", {})
         if not isinstance(parameters, dict):
             fix = "Write each one as `name: type`, or leave the key out."
@@ -209,7 +226,11 @@ class _Reader:
         if not isinstance(command, str) or not command.strip():
             self._error("structure", f"Entry point '{name}' has no command.", *keys, "command")
             command = ""
-        return EntryPoint(name, command, declared, self._command_problems(name, command, declared))
+        produces = value.get("produces", POLYGONS)
+        if produces not in (POLYGONS, FILES):
+            fix = f"Write {POLYGONS} (it writes an output.json) or {FILES} (what it logs is the result)."
+            self._error("structure", f"'{name}' produces neither.", *keys, "produces", fix=fix)
+        return EntryPoint(name, command, declared, self._command_problems(name, command, declared), str(produces))
 
     def _command_problems(self, name: str, command: str, declared: Mapping[str, Parameter]) -> tuple[Finding, ...]:
         keys = ("entry_points", name, "command")
@@ -225,25 +246,48 @@ class _Reader:
         keys = (*above, "parameters", name)
         if not _PARAMETER_NAME.fullmatch(name):
             self._warn("parameter-name", f"A command cannot use a parameter of the name {name!r}.", *keys)
-        if isinstance(value, dict):
-            self._unknown_keys(value, frozenset({"type", "default"}), *keys)
-            declared, default = value.get("type", "string"), value.get("default")
-        else:
-            declared, default = value, None
+        more: Mapping[str, Any] = value if isinstance(value, dict) else {"type": value}
+        self._unknown_keys(more, _PARAMETER_KEYS, *keys)
+        declared, default = more.get("type", "string"), more.get("default")
         if not isinstance(declared, str):
             fix = f"Write `{name}: string`, or `{name}: {{type: float, default: 1}}`."
             self._error("structure", f"Parameter '{name}' has no type.", *keys, fix=fix)
             declared = "string"
         known = declared in {str(kind) for kind in ParameterType}
-        if not known and declared.lower() not in _CHECKED_TYPES:
+        if not known and declared.lower() not in kinds.CHECKED:
             fix = f"MLflow knows {', '.join(ParameterType)}."
             self._warn("unknown-type", f"Type '{declared}' of '{name}' is taken as string.", *keys, fix=fix)
         kind = ParameterType(declared) if known else ParameterType.STRING
-        parameter = Parameter(name, kind, None if default is None else str(default), declared)
+        parameter = Parameter(
+            name,
+            kind,
+            None if default is None else str(default),
+            declared,
+            str(more.get("description", "")),
+            minimum=self._limit(more, "min", *keys),
+            maximum=self._limit(more, "max", *keys),
+            step=self._limit(more, "step", *keys),
+            options=self._options(more, *keys),
+            adjustable=more.get("adjustable") is not False,
+        )
         problem = "" if parameter.default is None else type_problem(parameter, parameter.default)
         if problem:
             self._warn("default", f"The default of '{name}' does not fit: {problem}", *keys)
         return parameter
+
+    def _limit(self, value: Mapping[str, Any], key: str, *keys: str) -> float | None:
+        limit = value.get(key)
+        if limit is None or (isinstance(limit, (int, float)) and not isinstance(limit, bool)):
+            return limit
+        self._error("structure", f"{key} of '{keys[-1]}' is no number.", *keys, key)
+        return None
+
+    def _options(self, value: Mapping[str, Any], *keys: str) -> tuple[str, ...]:
+        options = value.get("options") or []
+        if isinstance(options, list) and all(isinstance(option, (str, int, float)) for option in options):
+            return tuple(kinds.write(option) for option in options)
+        self._error("structure", f"options of '{keys[-1]}' is no list of values.", *keys, "options")
+        return ()
 
 
 def _is_variable(item: Any) -> bool:

@@ -12,6 +12,9 @@ from segserve.findings import Finding
 from segserve.manifest import NONE, Manifest
 
 CONVENTIONAL_IMAGES = "input_images"
+CONVENTIONAL_MAP = "input_map"  # gets the path of inputs.json: which staged image is which plane of which file
+
+POLYGONS, FILES = "polygons", "files"  # what an entry point that takes images hands back
 
 
 class ParameterType(StrEnum):
@@ -25,12 +28,23 @@ class ParameterType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A declared parameter. `declared` is the type as written (`int`), `type` what MLflow makes of it."""
+    """A declared parameter. `declared` is the type as written (`int`), `type` what MLflow makes of it.
+
+    What MLflow ignores and segserve checks or shows: `minimum` and `maximum` (both allowed), `options` (texts that are
+    equal to a value in its type), `step` (how far a control moves; other values are fine), `description`, `adjustable`
+    (whether a page offers it to people).
+    """
 
     name: str
     type: ParameterType
     default: str | None = None
     declared: str = ""
+    description: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    step: float | None = None
+    options: tuple[str, ...] = ()
+    adjustable: bool = True
 
     @property
     def required(self) -> bool:
@@ -40,12 +54,22 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class EntryPoint:
-    """A command with named parameters. `problems` are errors that keep this entry point alone from being run."""
+    """A command with named parameters. `problems` are errors that keep this entry point alone from being run.
+
+    `produces` is `polygons` (an output.json with one list per image) or `files` (whatever it logs is the result).
+    """
 
     name: str
     command: str
     parameters: Mapping[str, Parameter]
     problems: tuple[Finding, ...] = ()
+    produces: str = POLYGONS
+
+    @property
+    def defaults(self) -> dict[str, str]:
+        """The values of parameters that nobody gives; without `input_map`, which segserve gives."""
+        given = (p for p in self.parameters.values() if p.name != CONVENTIONAL_MAP)
+        return {p.name: p.default for p in given if p.default is not None}
 
     @property
     def images_parameter(self) -> str | None:
@@ -70,6 +94,8 @@ class Project:
     """An executor's project: its folder (absolute), its MLProject file, its name (empty if the file has none).
 
     `manifest` is what its segserve.toml says about it. `findings` are warnings: they do not keep it from running.
+    `module` is what a module of another dialect says of itself (see `segserve.dialects`): JSON values, empty for an
+    MLProject of its own.
     """
 
     folder: Path
@@ -79,3 +105,4 @@ class Project:
     environment: EnvironmentDeclaration
     manifest: Manifest = NONE
     findings: tuple[Finding, ...] = ()
+    module: Mapping[str, Any] = field(default_factory=dict)

@@ -9,11 +9,10 @@ from urllib.parse import unquote, urlsplit
 
 from segserve.errors import InvalidParameters, UsageError, did_you_mean
 from segserve.findings import Finding, Severity
+from segserve.project import kinds
 from segserve.project.types import EntryPoint, Parameter, ParameterType
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*([eE][+-]?\d+)?|\.\d+([eE][+-]?\d+)?|inf(inity)?)", re.I)
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:")
-_TRUTH = frozenset({"true", "false", "yes", "no", "on", "off", "1", "0"})
 
 
 def check_parameters(entry: EntryPoint, given: Mapping[str, str], *, images: bool) -> dict[str, str]:
@@ -49,28 +48,17 @@ def type_problem(parameter: Parameter, value: str) -> str:
     """Why a value does not fit the type of a parameter, in one sentence; empty if it fits."""
     if "\0" in value or "\n" in value or "\r" in value:
         return "A value is one line of text."
-    kind, text = parameter.declared.lower(), value.strip()
-    if parameter.type is ParameterType.FLOAT:
-        return _float_problem(text)
-    if kind in ("int", "integer") and not re.fullmatch(r"[+-]?\d+", text):
-        return f"'{value}' is no whole number."
-    if kind in ("bool", "boolean") and text.lower() not in _TRUTH:
-        return f"'{value}' is neither true nor false."
+    declared = parameter.declared or str(parameter.type)
+    problem = kinds.problem(
+        declared, value, minimum=parameter.minimum, maximum=parameter.maximum, options=parameter.options
+    )
+    if problem:
+        return problem
     if parameter.type is ParameterType.URI and not _has_scheme(value):
         return f"'{value}' is no URI: it has no scheme like https:."
-    if parameter.type is ParameterType.PATH and not text:
+    if parameter.type is ParameterType.PATH and not value.strip():
         return "A path is not empty."
     return ""
-
-
-def _float_problem(text: str) -> str:
-    if _NUMBER.fullmatch(text):
-        return ""
-    if re.fullmatch(r"[+-]?\d*,\d+", text):
-        return f"'{text}' is no number. Write {text.replace(',', '.')}."
-    if text.lower().lstrip("+-") == "nan":
-        return "'nan' is no number."
-    return f"'{text}' is no number."
 
 
 def _has_scheme(value: str) -> bool:
@@ -100,9 +88,7 @@ def _normal(parameter: Parameter, value: str) -> str:
     if parameter.type is ParameterType.PATH:
         path = _local(value)
         return value if path is None else str(path.resolve())
-    if parameter.type is ParameterType.FLOAT or parameter.declared.lower() in ("int", "integer", "bool", "boolean"):
-        return value.strip()
-    return value
+    return value.strip() if kinds.base(parameter.declared or str(parameter.type)) != "string" else value
 
 
 def _images(entry: EntryPoint, given: Mapping[str, str], *, images: bool) -> list[Finding]:
