@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from segserve import inputs
-from segserve.errors import InvalidParameters, NotFound, UnreadableImage
-from segserve.inputs import Selection, staging
+from segserve.errors import BackendError, InvalidParameters, NotFound, UnreadableImage
+from segserve.inputs import Selection, copiers, pngcopy
 from segserve.model import StagedImage
 
 random = np.random.default_rng(0)
@@ -149,11 +149,51 @@ def test_reflinks_where_the_file_system_can(tmp_path: Path, monkeypatch: pytest.
         assert request == 0x40049409
         cloned.append(os.pwrite(target, os.pread(origin, 2**20, 0), 0))
 
-    monkeypatch.setattr(staging.fcntl, "ioctl", clone)
+    monkeypatch.setattr(pngcopy.fcntl, "ioctl", clone)
     staged(tmp_path, *sources)
     assert len(cloned) == 3
     for index, source in enumerate(sources):
         assert (tmp_path / "staged" / "0" / f"0000{index}.png").read_bytes() == source.read_bytes()
+
+
+def test_thousands_are_copied_by_programs_with_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for index in range(70):  # more than one batch
+        png(folder / f"odd \n name {index}.png", noise(5, 6))
+    _, by_threads = staged(tmp_path, folder)
+    monkeypatch.setattr(copiers, "_MANY", 1)
+    monkeypatch.setattr(copiers, "_cores", lambda: 2)
+    started = []
+    spawn = copiers.process.spawn
+    monkeypatch.setattr(copiers.process, "spawn", lambda *a, **k: started.append(spawn(*a, **k)) or started[-1])
+    _, by_programs = staged(tmp_path, folder)
+    assert by_programs == by_threads
+    assert [program.poll() for program in started] == [0, 0]
+    cut = bytearray((folder / "odd \n name 3.png").read_bytes())
+    cut[-20] ^= 0xFF
+    (folder / "odd \n name 3.png").write_bytes(cut)
+    plan = inputs.plan([folder])
+    (folder / "odd \n name 5.png").unlink()
+    png(folder / "odd \n name 66.png", noise(6, 5))
+    with pytest.raises(UnreadableImage) as caught:
+        inputs.stage(plan, tmp_path / "out", tmp_path / "out.json")
+    rules = {Path(finding.place.path).name: finding.rule for finding in caught.value.findings}
+    assert rules == {
+        "odd \n name 3.png": "image-truncated",
+        "odd \n name 5.png": "image-unreadable",
+        "odd \n name 66.png": "image-changed",
+    }
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_killed_copying_program_is_said(tmp_path: Path) -> None:
+    program = copiers._Program(tmp_path)
+    program._process.kill()
+    program._process.wait()
+    with pytest.raises(BackendError, match="ended early"):
+        program.copy_all([pngcopy.Order("a", "b", 1, 1, 1)])
+    program.close()
 
 
 def test_palette_and_one_bit_png_go_byte_for_byte(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,10 +110,23 @@ class Planes(Protocol):
         """One full-resolution plane: (rows, columns) or (rows, columns, samples), in the order R, G, B, A."""
 
 
+class File(NamedTuple):
+    """A file (or OME-Zarr folder) that is looked at; a folder has no head and no descriptor."""
+
+    path: str
+    size: int = 0
+    head: bytes = b""
+    descriptor: int = -1
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Bytes of the file, fewer at its end."""
+        return os.pread(self.descriptor, count, offset)
+
+
 class Reader(Protocol):
     """What each module in `readers/` offers. Both functions may raise `Unusable` or one of `DECODER_ERRORS`."""
 
-    def series(self, path: str) -> tuple[Series, ...]:
+    def series(self, file: File) -> tuple[Series, ...]:
         """Structure, from headers and metadata only."""
 
     def open(self, path: str) -> AbstractContextManager[Planes]:
@@ -172,27 +185,6 @@ def micrometres(unit: str) -> float | None:
     """How many micrometres one `unit` is; None for units that are no length we know (`pixel`)."""
     unit = unit.strip()
     return _MICROMETRES.get(unit, _MICROMETRES.get(unit.lower()))
-
-
-def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """A whole file; quicker than `Path.read_bytes`, which matters ten thousand times."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return read_descriptor(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def read_descriptor(descriptor: int) -> bytes:
-    """What an open file holds, from its beginning."""
-    size = os.fstat(descriptor).st_size
-    data = os.read(descriptor, size + 1)
-    if len(data) >= size:  # the usual case; the kernel gives at most 2 GiB at once
-        return data
-    parts = [data]
-    while part := os.read(descriptor, 2**30):
-        parts.append(part)
-    return b"".join(parts)
 
 
 def upright(plane: Array, orientation: int) -> Array:

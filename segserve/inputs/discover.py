@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from natsort import natsort_keygen, ns
 
 from segserve.errors import did_you_mean
 from segserve.findings import Finding
@@ -16,8 +15,7 @@ from segserve.inputs.base import Unusable
 
 _ZARR_MARKERS = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
 _LITTER = frozenset({"Thumbs.db", "ehthumbs.db", "desktop.ini", "__MACOSX"})
-_natural = natsort_keygen()
-_natural_path = natsort_keygen(alg=ns.PATH)
+_NUMBER = re.compile(r"(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +82,7 @@ def _pattern(given: str, notes: list[str]) -> Iterator[str]:
         guess = did_you_mean(Path(given).name, neighbours)
         raise Unusable("image-not-found", "does not exist", guess if guess.startswith("Did") else "")
     found = glob.glob(os.path.expanduser(given), recursive=True)  # noqa: PTH111, PTH207
-    matches = sorted(found, key=lambda match: _order(match, _natural_path))
+    matches = sorted(found, key=_order)
     if not matches:
         raise Unusable("image-not-found", "matches no file")
     for match in matches:
@@ -97,7 +95,7 @@ def _pattern(given: str, notes: list[str]) -> Iterator[str]:
 def _folder(given: str, notes: list[str]) -> Iterator[str]:
     try:
         with os.scandir(given) as entries:
-            listed = sorted(entries, key=lambda entry: _order(entry.name, _natural))
+            listed = sorted(entries, key=lambda entry: _order(entry.name))
     except OSError as error:
         raise Unusable("image-unreadable", f"cannot be listed: {error.strerror}") from error
     visible = [entry for entry in listed if not entry.name.startswith(".") and entry.name not in _LITTER]
@@ -112,7 +110,18 @@ def _folder(given: str, notes: list[str]) -> Iterator[str]:
     yield from names
 
 
-def _order(name: str, natural: Callable[[str], object]) -> tuple[object, str]:
+def natural(path: str) -> list[list[str | int]]:
+    """A key that sorts numbers as numbers (`t2` before `t10`), folder by folder."""
+    return [_natural(name) for name in path.split("/")]
+
+
+def _natural(name: str) -> list[str | int]:
+    parts: list[str | int] = list(_NUMBER.split(name))  # every second one is a number
+    parts[1::2] = map(int, parts[1::2])
+    return parts
+
+
+def _order(name: str) -> tuple[object, str]:
     """Natural order of what stands before the suffix; names that differ in leading zeros alone keep one fixed order."""
     return natural(name.rpartition(".")[0] or name), name
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
-from segserve.inputs.base import DECODER_ERRORS, Planes, Reader, Source, Unusable
+from segserve.inputs.base import DECODER_ERRORS, File, Planes, Reader, Source, Unusable
 from segserve.inputs.discover import is_zarr
 from segserve.inputs.readers import bmp, czi, jpeg, lif, nd2, npy, omezarr, png, tiff
 
@@ -37,6 +37,7 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\xda\xce\xbe\n", "nd2"),
     (b"\x70\0\0\0", "lif"),
 )
+_HEAD = 1024  # bytes; the chunks before the pixels of most PNGs are in them
 _SUFFIXES = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe"), "jpeg"),
     **dict.fromkeys((".tif", ".tiff", ".btf", ".tf8", ".lsm", ".stk", ".svs", ".qptiff"), "tiff"),
@@ -54,24 +55,6 @@ _FOREIGN: tuple[tuple[bytes, str], ...] = (
     (b"\0\0\0\x0cJXL ", "a JPEG XL image"),
     (b"\x80\x04\x95", "a Python pickle, which is never opened"),
 )
-
-
-def identify(path: str) -> str:
-    """The kind of a file. Refuses what is no regular file without opening it (a FIFO would block for ever)."""
-    try:
-        mode = os.stat(path).st_mode  # noqa: PTH116 - ten thousand times
-        if stat.S_ISDIR(mode):
-            return _kind_of_folder(path)
-        if not stat.S_ISREG(mode):
-            raise Unusable("image-foreign", "is no file but a device, pipe or socket")
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            head = os.read(descriptor, 32)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise Unusable("image-unreadable", f"cannot be opened: {error.strerror}") from error
-    return kind_of(head, path)
 
 
 def kind_of(head: bytes, path: str) -> str:
@@ -98,13 +81,28 @@ def _kind_of_folder(path: str) -> str:
 
 def inspect(path: str, given: str) -> Source:
     """Structure of one input from its headers. Raises `Unusable`, nothing else."""
-    kind = identify(path)
+    try:
+        status = os.stat(path)  # noqa: PTH116 - ten thousand times
+        if stat.S_ISDIR(status.st_mode):
+            return _source(File(path, status.st_size), given, _kind_of_folder(path))
+        if not stat.S_ISREG(status.st_mode):  # not even opened: a FIFO would block for ever
+            raise Unusable("image-foreign", "is no file but a device, pipe or socket")
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            head = os.read(descriptor, _HEAD)
+            return _source(File(path, status.st_size, head, descriptor), given, kind_of(head[:32], path))
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise Unusable("image-unreadable", f"cannot be opened: {error.strerror}") from error
+
+
+def _source(file: File, given: str, kind: str) -> Source:
     with decoding("read"):
-        series = READERS[kind].series(path)
-        size = os.stat(path).st_size  # noqa: PTH116
+        series = READERS[kind].series(file)
     if not series:
         raise Unusable("image-unreadable", "holds no image")
-    return Source(path, given, kind, series, size)
+    return Source(file.path, given, kind, series, file.size)
 
 
 def misnamed(source: Source) -> bool:

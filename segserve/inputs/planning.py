@@ -13,7 +13,7 @@ from typing import Any
 from segserve.errors import UnreadableImage
 from segserve.findings import Finding
 from segserve.inputs import kinds
-from segserve.inputs.base import MAX_IMAGES, Source, Unusable
+from segserve.inputs.base import MAX_IMAGES, Series, Source, Unusable
 from segserve.inputs.discover import discover
 from segserve.inputs.selection import Request, Selection, channel_list, choose, spread
 
@@ -98,11 +98,16 @@ def plan(paths: Iterable[str | os.PathLike[str]], selection: Selection | None = 
     selection.check()
     sources, findings, notes = _inspect(paths)
     requests: list[Request] = []
+    previous: tuple[Series, ...] = ()
     for index, source in enumerate(sources):
-        try:
-            requests += choose(index, source, selection)
-        except Unusable as problem:
-            findings.append(problem.finding(source.given))
+        if source.series is not previous:  # frames of one kind share theirs: one choice for all of them
+            try:
+                chosen = choose(source, selection)
+            except Unusable as problem:
+                findings.append(problem.finding(source.given))
+                continue
+            previous = source.series
+        requests += [Request(index, *request[1:]) for request in chosen]
     refuse(findings, len(sources) + len(findings))
     if len(requests) > MAX_IMAGES:
         raise UnreadableImage(

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from segserve.inputs.base import Array, Unusable, believable, exif_orientation
+from segserve.inputs.pngcopy import SIGNATURE, defect
 
 Read = Callable[[int, int], bytes]
+Chunks = tuple[tuple[bytes, bytes], ...]  # (type, body)
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _INTRO = struct.Struct(">I4s")
 _SAMPLES = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type; a palette is read as RGB
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
@@ -35,13 +36,9 @@ class Header:
     pixel_size_um: tuple[float, float] | None = None
 
 
-def header(read: Read, size: int) -> Header:
-    """Read the chunks before the pixels; raise `Unusable` when they, or the end of the file, are missing.
-
-    `read(offset, count)` gives bytes of the file, fewer at its end; `size` is the length of the file.
-    """
-    before = dict(_chunks_before_pixels(read))
-    _check_end(read, size)
+def header(chunks: Chunks) -> Header:
+    """What the chunks before the pixels say; raise `Unusable` when it is impossible."""
+    before = dict(chunks)
     if len(before.get(b"IHDR", b"")) != 13:
         raise Unusable("image-unreadable", "is a PNG without a header (damaged)")
     columns, rows, bits, colour, *_ = struct.unpack(">IIBBBBB", before[b"IHDR"])
@@ -61,12 +58,21 @@ def header(read: Read, size: int) -> Header:
 
 
 _WANTED = (b"IHDR", b"tRNS", b"eXIf", b"acTL", b"pHYs")
-_FIRST_READ = 1024
+_LARGEST_BODY = 2**16  # more of an EXIF block than its first directory needs
 
 
-def _chunks_before_pixels(read: Read) -> Iterator[tuple[bytes, bytes]]:
-    """(type, body) of the chunks that matter, up to the first IDAT."""
-    start, head = len(SIGNATURE), read(0, _FIRST_READ)
+def chunks_before_pixels(head: bytes, read: Read, size: int) -> Chunks:
+    """The chunks that matter, up to the first IDAT; raise `Unusable` when they, or the end of the file, are missing.
+
+    `head` is the beginning of the file, `read(offset, count)` gives bytes of it, fewer at its end; `size` its length.
+    """
+    chunks = tuple(_up_to_pixels(head, read))
+    _check_end(read, size)
+    return chunks
+
+
+def _up_to_pixels(head: bytes, read: Read) -> Iterator[tuple[bytes, bytes]]:
+    start = len(SIGNATURE)
     while True:
         intro = head[start : start + 8] if start + 8 <= len(head) else read(start, 8)
         if len(intro) < 8:
@@ -78,8 +84,8 @@ def _chunks_before_pixels(read: Read) -> Iterator[tuple[bytes, bytes]]:
             raise Unusable("image-unreadable", "is a PNG without pixels (damaged)")
         end = start + 8 + length
         if kind in _WANTED:
-            body = head[start + 8 : end] if end <= len(head) else read(start + 8, length)
-            if len(body) < length:
+            body = head[start + 8 : end] if end <= len(head) else read(start + 8, min(length, _LARGEST_BODY))
+            if len(body) < min(length, _LARGEST_BODY):
                 raise truncated()
             yield kind, body
         start = end + 4
@@ -103,32 +109,6 @@ def _pixel_size(body: bytes) -> tuple[float, float] | None:
         return None
     x, y, unit = struct.unpack(">IIB", body)
     return believable(1e6 / x, 1e6 / y) if unit == 1 and x and y else None
-
-
-def defect(data: bytes) -> str | None:
-    """What is wrong with a PNG's chunks (sequence, lengths, checksums), or None. Pixels are not decoded."""
-    view, position = memoryview(data), len(SIGNATURE)
-    if data[:position] != SIGNATURE:
-        return "is no PNG"
-    pixels = False
-    while position + 12 <= len(data):
-        length, kind = _INTRO.unpack_from(data, position)
-        end = position + 8 + length
-        if end + 4 > len(data):
-            break
-        if zlib.crc32(view[position + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
-            return f"is damaged: the checksum of its {kind.decode('latin-1')} chunk is wrong"
-        pixels = pixels or kind == b"IDAT"
-        if kind == b"IEND":
-            return None if pixels else "is a PNG without pixels (damaged)"
-        position = end + 4
-    return "is truncated: the PNG ends in the middle"
-
-
-def shape(data: bytes) -> tuple[int, int]:
-    """(rows, columns) of a PNG without defect."""
-    columns, rows = struct.unpack_from(">II", data, 16)
-    return rows, columns
 
 
 def encode(image: Array) -> bytes:

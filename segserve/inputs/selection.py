@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from segserve.errors import InvalidParameters, did_you_mean
 from segserve.inputs.base import Plane, Series, Source, Unusable
@@ -49,8 +49,7 @@ class Selection:
 _FRAMES = re.compile(r"(?P<one>\d+)|(?P<start>\d*):(?P<stop>\d*)(?::(?P<step>[1-9]\d*))?")
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One image to stage. `source` indexes the plan's sources; `t`, `z`, `c` are None where the axis is absent.
 
     `z` may be a projection ('max', 'mean'). `sample` picks one interleaved sample (R of RGB) of the plane.
@@ -64,8 +63,11 @@ class Request:
     sample: int | None = None
 
 
-def choose(index: int, source: Source, selection: Selection) -> list[Request]:
-    """The images that a file contributes, in the order series, t, z. Raises `Unusable` when a choice is missing."""
+def choose(source: Source, selection: Selection) -> list[Request]:
+    """The images that a file contributes, in the order series, t, z, of source 0.
+
+    Raises `Unusable` when a choice is missing.
+    """
     requests = []
     for number in _series(source, selection.series):
         series = source.series[number]
@@ -75,7 +77,7 @@ def choose(index: int, source: Source, selection: Selection) -> list[Request]:
         for t in frames:
             for z in _slices(series, selection.z, complete=held is None):
                 if held is None or (t or 0, z or 0) in held:
-                    requests.append(Request(index, number, t, z, c, sample))
+                    requests.append(Request(0, number, t, z, c, sample))
     if not requests:
         raise Unusable("image-selection", "holds none of the chosen planes")
     return requests

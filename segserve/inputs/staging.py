@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
@@ -18,11 +17,13 @@ import numpy as np
 
 from segserve.errors import DiskFull
 from segserve.findings import Finding
-from segserve.inputs import kinds, mapfile, png, scaling, selection
-from segserve.inputs.base import Array, Planes, Series, Source, Unusable, read_bytes, read_descriptor
+from segserve.inputs import kinds, mapfile, png, pngcopy, scaling, selection
+from segserve.inputs.base import Array, Planes, Series, Source, Unusable
+from segserve.inputs.copiers import Copiers
 from segserve.inputs.pixels import changed
 from segserve.inputs.pixels import image as image_of
 from segserve.inputs.planning import InputPlan, refuse
+from segserve.inputs.pngcopy import Order
 from segserve.inputs.scaling import Scale
 from segserve.inputs.selection import Request
 from segserve.model import StagedImage
@@ -31,9 +32,6 @@ Progress = Callable[[int, int], None]
 
 _IN_FLIGHT = 256 * 2**20  # bytes of decoded planes (or PNG files) that are worked on at once; one larger one goes alone
 _BATCH_FILES, _BATCH_BYTES = 64, 16 * 2**20
-_FICLONE = 0x40049409  # <linux/fs.h>; shares the blocks of a file on btrfs, XFS, bcachefs
-_MODE = 0o644  # an executor in a container may run as another user
-
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 _Done = list[tuple[int, "StagedImage | Finding"]]
@@ -83,13 +81,13 @@ class _Stager:
     images: dict[int, StagedImage] = field(default_factory=dict)
     findings: dict[int, Finding] = field(default_factory=dict)
     pending: dict[Future[_Done], int] = field(default_factory=dict)
-    reflink: bool = True  # until the file system says no
 
     def run(self) -> tuple[StagedImage, ...]:
         workers = max(2, min(8, len(os.sched_getaffinity(0))))
-        with ThreadPoolExecutor(max_workers=workers) as pool:
+        files = sum(self.plan.sources[request.source].kind == "png" for request in self.plan.requests)
+        with Copiers(self.folder, workers, files) as copiers, ThreadPoolExecutor(workers) as pool:
             try:
-                for work, size in self._tasks():
+                for work, size in self._tasks(copiers):
                     while len(self.pending) > 2 * workers or (self.pending and self._in_flight() + size > _IN_FLIGHT):
                         self._collect()
                     self.pending[pool.submit(work)] = size
@@ -118,7 +116,7 @@ class _Stager:
                 self.images[index] = result
         self.progress(len(self.images) + len(self.findings), self.plan.count)
 
-    def _tasks(self) -> Iterator[_Task]:
+    def _tasks(self, copiers: Copiers) -> Iterator[_Task]:
         """Work for the threads, with the bytes that it needs, in the order of the images.
 
         PNGs are copied in batches. A file with one image is decoded by the thread. Of a file with many, this thread
@@ -132,14 +130,14 @@ class _Stager:
                 batch += items
                 size += source.bytes
                 if len(batch) >= _BATCH_FILES or size >= _BATCH_BYTES:
-                    yield _bind(self._copy_all, batch), size
+                    yield _bind(self._copy_all, copiers, batch), size
                     batch, size = [], 0
             elif len(items) == 1:
                 yield _bind(self._convert_one, items), _weight(source, items[0][1])
             else:
                 yield from self._convert_many(source, items)
         if batch:
-            yield _bind(self._copy_all, batch), size
+            yield _bind(self._copy_all, copiers, batch), size
 
     def _is_direct(self, source: Source, request: Request) -> bool:
         series = source.series[request.series]
@@ -148,48 +146,29 @@ class _Stager:
 
     # --- PNGs as they are ---
 
-    def _copy_all(self, items: Iterable[tuple[int, Request]]) -> _Done:
-        return [(index, self._guarded(self._copy, index, request)) for index, request in items]
+    def _copy_all(self, copiers: Copiers, items: Sequence[tuple[int, Request]]) -> _Done:
+        answers = copiers.copy([self._order(index, request) for index, request in items])
+        return [
+            (index, self._copied(index, request, *answer))
+            for (index, request), answer in zip(items, answers, strict=True)
+        ]
 
-    def _copy(self, index: int, request: Request) -> StagedImage:
+    def _order(self, index: int, request: Request) -> Order:
+        source = self.plan.sources[request.source]
+        return Order(source.path, self.names[index], source.bytes, *source.series[request.series].shape)
+
+    def _copied(self, index: int, request: Request, word: str, text: str) -> StagedImage | Finding:
         source = self.plan.sources[request.source]
         series = source.series[request.series]
-        target = self._create(index)
-        try:
-            if self.reflink and self._cloned(source, target):
-                data = read_descriptor(target)
-            else:
-                with kinds.decoding("read"):
-                    data = read_bytes(source.path)
-                _write_all(target, data)
-        finally:
-            os.close(target)
-        problem = png.defect(data)
-        if problem is not None:
-            raise Unusable("image-truncated", problem, "Copy or export it again.")
-        if png.shape(data) != series.shape:
-            raise changed()
-        digest = hashlib.sha256(data).hexdigest()
-        return self._staged(index, request, series, digest, Scale(series.dtype), 3 if series.rgb else 1)
-
-    def _cloned(self, source: Source, target: int) -> bool:
-        """Share the blocks of the file instead of copying them; never a hard link, the executor may write."""
-        with kinds.decoding("read"):
-            origin = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            fcntl.ioctl(target, _FICLONE, origin)
-        except OSError as error:
-            if error.errno in _FULL:
-                raise
-            self.reflink = False  # EOPNOTSUPP, EXDEV, EINVAL …: copied instead, from now on
-            return False
-        finally:
-            os.close(origin)
-        return True
-
-    def _create(self, index: int) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        return os.open(f"{self.folder}/{self.names[index]}", flags, _MODE)
+        if word == pngcopy.COPIED:
+            return self._staged(index, request, series, text, Scale(series.dtype), 3 if series.rgb else 1)
+        if word == pngcopy.UNWRITABLE:
+            raise OSError(int(text), os.strerror(int(text)), f"{self.folder}/{self.names[index]}")
+        if word == pngcopy.UNREADABLE:
+            return Unusable("image-unreadable", f"cannot be read: {os.strerror(int(text))}").finding(source.given)
+        if word == pngcopy.DAMAGED:
+            return Unusable("image-truncated", text, "Copy or export it again.").finding(source.given)
+        return changed().finding(source.given)
 
     # --- everything else ---
 
@@ -236,9 +215,9 @@ class _Stager:
 
     def _write(self, index: int, request: Request, series: Series, image: Array, scale: Scale) -> StagedImage:
         data = png.encode(scaling.apply(image, scale))
-        target = self._create(index)
+        target = pngcopy.create(f"{self.folder}/{self.names[index]}")
         try:
-            _write_all(target, data)
+            pngcopy.write(target, data)
         finally:
             os.close(target)
         digest = hashlib.sha256(data).hexdigest()
@@ -295,9 +274,3 @@ def _weight(source: Source, request: Request) -> int:
     """Bytes that one image needs while it is worked on: decoded, scaled, filtered for PNG."""
     series = source.series[request.series]
     return 3 * series.shape[0] * series.shape[1] * series.samples * np.dtype(series.dtype).itemsize
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    written = os.write(descriptor, data)
-    while written < len(data):  # the kernel takes at most 2 GiB at once
-        written += os.write(descriptor, memoryview(data)[written:])

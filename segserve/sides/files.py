@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from natsort import natsorted
 
 from segserve import format as polygons
 from segserve import inputs
@@ -20,6 +19,7 @@ from segserve.errors import NotFound, UnreadableImage, UsageError
 from segserve.evaluate import Objects
 from segserve.inputs import kinds, pixels
 from segserve.inputs.base import Unusable
+from segserve.inputs.discover import natural
 from segserve.inputs.planning import InputPlan, refuse
 from segserve.sides import coco
 from segserve.sides.base import Side, SideImage
@@ -139,7 +139,7 @@ def _masks_in(folder: Path) -> tuple[list[Path], list[str]]:
     masks = [file for file in files if file.stem.endswith(MASK_ENDINGS[:3]) and file.suffix.lower() != ".txt"]
     if not masks or len(masks) == len(files):
         return [], []
-    return natsorted(masks, key=lambda file: file.stem), [
+    return sorted(masks, key=lambda file: natural(file.stem)), [
         f"of {len(files)} files in {folder} only the {len(masks)} masks are read"
     ]
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from segserve.inputs.base import Array, Plane, Series, Unusable, check_size, read_bytes
+from segserve.inputs.base import Array, File, Plane, Series, Unusable, check_size
 
 _UNCOMPRESSED = 0
 
 
-def series(path: str) -> tuple[Series, ...]:
+def series(file: File) -> tuple[Series, ...]:
     """One series from the header; a palette without colours makes it grey, as `cv2.imread` does."""
-    with Path(path).open("rb") as stream:
+    with Path(file.path).open("rb") as stream:
         head = stream.read(54 + 1024 + 128)
         size = stream.seek(0, 2)
     if len(head) < 30:
@@ -59,7 +59,9 @@ def open(path: str) -> Iterator[_Bmp]:  # noqa: A001 - the Protocol's word
     import cv2
 
     try:
-        pixels = cv2.imdecode(np.frombuffer(read_bytes(path), np.uint8), cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
+        pixels = cv2.imdecode(
+            np.frombuffer(Path(path).read_bytes(), np.uint8), cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
+        )
     except cv2.error:
         pixels = None
     if pixels is None:

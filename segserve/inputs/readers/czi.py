@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 
-from segserve.inputs.base import Array, Plane, Series, Unusable, check_count, check_size
+from segserve.inputs.base import Array, File, Plane, Series, Unusable, check_count, check_size
 from segserve.inputs.readers.extra import library
 
 _ZSTD0, _ZSTD1 = 5, 6  # compressions that are younger than czifile
@@ -28,9 +28,9 @@ class _Scene:
     dtype: np.dtype[Any]
 
 
-def series(path: str) -> tuple[Series, ...]:
+def series(file: File) -> tuple[Series, ...]:
     """One series per scene."""
-    with _file(path) as czi:
+    with _file(file.path) as czi:
         names, size = _metadata(czi)
         return tuple(_series(scene, names, size) for scene in _scenes(czi))
 

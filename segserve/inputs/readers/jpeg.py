@@ -11,12 +11,12 @@ from typing import BinaryIO
 
 from segserve.inputs.base import (
     Array,
+    File,
     Plane,
     Series,
     Unusable,
     check_size,
     exif_orientation,
-    read_bytes,
     upright,
     upright_shape,
 )
@@ -63,9 +63,9 @@ def _head(stream: BinaryIO) -> _Head:
     return _Head((rows, columns), bits, samples, orientation, position)
 
 
-def series(path: str) -> tuple[Series, ...]:
+def series(file: File) -> tuple[Series, ...]:
     """One series from the markers; makes sure that the end of the file is there."""
-    with Path(path).open("rb") as stream:
+    with Path(file.path).open("rb") as stream:
         head = _head(stream)
         stream.seek(max(head.scan, stream.seek(0, 2) - 65536))
         if _END not in stream.read():
@@ -100,4 +100,4 @@ def open(path: str) -> Iterator[_Jpeg]:  # noqa: A001 - the Protocol's word
 
     with Path(path).open("rb") as stream:
         orientation = _head(stream).orientation
-    yield _Jpeg(upright(imagecodecs.jpeg8_decode(read_bytes(path)), orientation))
+    yield _Jpeg(upright(imagecodecs.jpeg8_decode(Path(path).read_bytes()), orientation))

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from segserve.inputs.base import Array, Plane, Series, Unusable, check_count, check_size, micrometres
+from segserve.inputs.base import Array, File, Plane, Series, Unusable, check_count, check_size, micrometres
 from segserve.inputs.readers.extra import library
 
 
-def series(path: str) -> tuple[Series, ...]:
+def series(file: File) -> tuple[Series, ...]:
     """All images of the file."""
-    with library("liffile", "LIF").LifFile(path) as lif:
+    with library("liffile", "LIF").LifFile(file.path) as lif:
         return tuple(_series(image) for image in lif.images)
 
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from segserve.inputs.base import Array, Plane, Series, Unusable, check_count, check_size
+from segserve.inputs.base import Array, File, Plane, Series, Unusable, check_count, check_size
 from segserve.inputs.readers.extra import library
 
 
-def series(path: str) -> tuple[Series, ...]:
+def series(file: File) -> tuple[Series, ...]:
     """One series per position."""
-    with library("nd2", "ND2").ND2File(path) as file:
-        return _series(file)
+    with library("nd2", "ND2").ND2File(file.path) as nd:
+        return _series(nd)
 
 
 @dataclass(frozen=True, slots=True)

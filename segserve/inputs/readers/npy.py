@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segserve.inputs.base import Array, Plane, Series, Unusable, check_count, check_size
+from segserve.inputs.base import Array, File, Plane, Series, Unusable, check_count, check_size
 
 _COLOURS = ("R", "G", "B", "A")
 
@@ -32,9 +32,9 @@ def _header(path: str) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
     return shape, dtype
 
 
-def series(path: str) -> tuple[Series, ...]:
+def series(file: File) -> tuple[Series, ...]:
     """One series; the first of three axes is recorded as t."""
-    shape, dtype = _header(path)
+    shape, dtype = _header(file.path)
     sizes: dict[str, int] = {}
     if len(shape) == 2:
         rows, columns, samples = *shape, 1
@@ -69,4 +69,4 @@ class _Npy:
 def open(path: str) -> Iterator[_Npy]:  # noqa: A001 - the Protocol's word
     """Map the array into memory; planes are read when they are touched."""
     array = np.load(path, mmap_mode="r", allow_pickle=False)
-    yield _Npy(array, stack="T" in series(path)[0].sizes)
+    yield _Npy(array, stack="T" in series(File(path))[0].sizes)

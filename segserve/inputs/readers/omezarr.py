@@ -12,7 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from segserve.inputs.base import MAX_PLANE_BYTES, Array, Plane, Series, Unusable, check_count, check_size, micrometres
+from segserve.inputs.base import (
+    MAX_PLANE_BYTES,
+    Array,
+    File,
+    Plane,
+    Series,
+    Unusable,
+    check_count,
+    check_size,
+    micrometres,
+)
 
 # Codecs that turn bytes into bytes. numcodecs also has 'pickle', which would run code out of the image.
 _CODECS = {
@@ -28,9 +38,9 @@ class _Image:
     series: Series
 
 
-def series(path: str) -> tuple[Series, ...]:
+def series(file: File) -> tuple[Series, ...]:
     """All images of the folder, from its JSON files alone."""
-    return tuple(image.series for image in _images(Path(path)))
+    return tuple(image.series for image in _images(Path(file.path)))
 
 
 @dataclass(frozen=True, slots=True)

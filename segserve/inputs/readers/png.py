@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 from segserve.inputs.base import (
     Array,
+    File,
     Plane,
     Series,
     Unusable,
     check_size,
-    read_bytes,
     upright,
     upright_shape,
 )
-from segserve.inputs.png import defect, header
+from segserve.inputs.png import Chunks, Header, chunks_before_pixels, header
+from segserve.inputs.pngcopy import defect
 
 _NAMES = {1: (), 2: (), 3: ("R", "G", "B"), 4: ("R", "G", "B", "A")}
 
 
-def series(path: str) -> tuple[Series, ...]:
+def series(file: File) -> tuple[Series, ...]:
     """One series from the chunks before the pixels."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        head = header(lambda offset, count: os.pread(descriptor, count, offset), os.fstat(descriptor).st_size)
-    finally:
-        os.close(descriptor)
+    return _series(chunks_before_pixels(file.head, file.read, file.size))
+
+
+@lru_cache(maxsize=64)
+def _series(chunks: Chunks) -> tuple[Series, ...]:
+    """The same object for the same header: of ten thousand frames, all but one are like another."""
+    head = header(chunks)
     if head.frames > 1:
         raise Unusable(
             "image-unreadable", f"is an animation (APNG) of {head.frames} frames", "Export its frames as single images."
@@ -64,9 +68,13 @@ def open(path: str) -> Iterator[_Png]:  # noqa: A001 - the Protocol's word
     """Decode, checksums verified, upright."""
     import imagecodecs
 
-    data = read_bytes(path)
+    data = Path(path).read_bytes()
     problem = defect(data)
     if problem:
         raise Unusable("image-truncated", problem)
-    orientation = header(lambda offset, count: data[offset : offset + count], len(data)).orientation
+    orientation = _header(data).orientation
     yield _Png(upright(imagecodecs.png_decode(data), orientation))
+
+
+def _header(data: bytes) -> Header:
+    return header(chunks_before_pixels(data, lambda offset, count: data[offset : offset + count], len(data)))

@@ -21,6 +21,7 @@ import numpy as np
 from segserve.inputs.base import (
     MAX_IMAGES,
     Array,
+    File,
     Plane,
     Series,
     Unusable,
@@ -45,10 +46,10 @@ class _Part:
     read: _Read
 
 
-def series(path: str) -> tuple[Series, ...]:
+def series(file: File) -> tuple[Series, ...]:
     """All series; levels of pyramids and thumbnails are none."""
-    with _file(path) as tif:
-        return tuple(part.series for part in _parts(tif, path))
+    with _file(file.path) as tif:
+        return tuple(part.series for part in _parts(tif, file.path))
 
 
 @dataclass(frozen=True, slots=True)
