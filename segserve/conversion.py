@@ -8,7 +8,7 @@ import_document(files, kind, images)  → format 0.2 of what another program has
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,18 +16,16 @@ import msgspec
 
 from segserve import format as polygons
 from segserve.collect import collect, read
-from segserve.errors import NotFound, OutputInvalid, UnreadableImage, UsageError
+from segserve.errors import NotFound, OutputInvalid, UsageError
 from segserve.exporters import Results
 from segserve.findings import Finding
 from segserve.format import Info
 from segserve.importers import import_files
-from segserve.inputs import InputPlan, Selection, channel_list, describe, plan, read_map
+from segserve.inputs import InputPlan, Selection, channel_list, plan, read_map
 from segserve.model import StagedImage
-from segserve.sheets import Key
 
 OUTPUT, RESULTS, EXPORTS = "output.json", "results.json", "exports"
 MAX_SIDE, MAX_PIXELS = 1 << 20, 1 << 30  # as for images that are staged
-Sizes = Mapping[Key, Mapping[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +49,8 @@ class _Image(msgspec.Struct):
     c: int | None = None
     channel: str = ""
     pixel_size_um: tuple[float, float] | None = None
+    sizes: dict[str, int] = {}
+    orientation: int = 1
 
 
 class _Results(msgspec.Struct):
@@ -79,23 +79,20 @@ def load(
     output = folder / OUTPUT if result.is_dir() else result
     if not output.exists():
         raise NotFound(f"There is no {output}.", hint="Name a result folder, an output.json, or a job.")
-    known, sizes = _images(folder, images, selection, staged)
-    if isinstance(polygons.decode(read(output)), Info):
-        raise OutputInvalid(f"{output} describes an executor; it holds no objects.")
+    known = _images(folder, images, selection, staged)
     collected = collect(output, known)
-    if isinstance(collected.document, Info):  # `collect` has refused it
-        raise OutputInvalid(f"{output} holds no objects.")
-    return Loaded(Results(collected.document, known, sizes), collected.findings, folder / EXPORTS)
+    if isinstance(collected.document, Info):
+        raise OutputInvalid(f"{output} describes an executor; it holds no objects.")
+    return Loaded(Results(collected.document, known), collected.findings, folder / EXPORTS)
 
 
 def _images(
     folder: Path, images: Sequence[str | os.PathLike[str]], selection: Selection | None, staged: Path | None
-) -> tuple[tuple[StagedImage, ...], Sizes]:
+) -> tuple[StagedImage, ...]:
     if images:
         return images_of(images, selection)
     if staged is not None and staged.exists():
-        found = read_map(staged)
-        return found, _sizes_of(found)
+        return read_map(staged)
     if not (folder / RESULTS).exists():
         raise NotFound(
             f"There is no {RESULTS} in {folder} that names the images of the result.", hint="Name them with --images."
@@ -103,22 +100,14 @@ def _images(
     return images_of([folder])
 
 
-def images_of(
-    paths: Sequence[str | os.PathLike[str]], selection: Selection | None = None
-) -> tuple[tuple[StagedImage, ...], Sizes]:
-    """The images of a result folder (or its results.json), or of image files as a run would stage them.
-
-    Returns:
-        The images in order, and the lengths of the axes of their sources as far as these can be read now.
-    """
+def images_of(paths: Sequence[str | os.PathLike[str]], selection: Selection | None = None) -> tuple[StagedImage, ...]:
+    """The images, in order, of a result folder (or its results.json), or of image files as a run would stage them."""
     if len(paths) == 1:
         path = Path(paths[0])
         listed = path / RESULTS if path.is_dir() else path
         if listed.name == RESULTS and listed.is_file():
-            found = read_results(listed)
-            return found, _sizes_of(found)
-    planned = plan(paths, selection)
-    return _planned(planned), _sizes(planned)
+            return read_results(listed)
+    return _planned(plan(paths, selection))
 
 
 def read_results(path: Path) -> tuple[StagedImage, ...]:
@@ -147,6 +136,8 @@ def read_results(path: Path) -> tuple[StagedImage, ...]:
             c=image.c,
             channel_name=image.channel,
             pixel_size_um=image.pixel_size_um,
+            orientation=image.orientation,
+            sizes=image.sizes,
         )
         for image in found.images
     )
@@ -154,8 +145,13 @@ def read_results(path: Path) -> tuple[StagedImage, ...]:
 
 def _plausible(image: _Image) -> bool:
     sides = 0 < image.width <= MAX_SIDE and 0 < image.height <= MAX_SIDE and image.width * image.height <= MAX_PIXELS
-    places = [place for place in (image.series, image.t, image.z, image.c) if isinstance(place, int)]
-    return sides and all(0 <= place < 2**31 for place in places)
+    numbers = [image.series, image.t, image.z, image.c, *image.sizes.values()]
+    return (
+        sides
+        and all(0 <= number < 2**31 for number in numbers if isinstance(number, int))
+        and image.sizes.keys() <= set("TZC")
+        and 1 <= image.orientation <= 8
+    )
 
 
 def _planned(planned: InputPlan) -> tuple[StagedImage, ...]:
@@ -183,33 +179,11 @@ def _planned(planned: InputPlan) -> tuple[StagedImage, ...]:
                 pixel_size_um=series.pixel_size_um,
                 source_dtype=series.dtype,
                 orientation=series.orientation,
+                sizes=series.sizes,
+                modified=source.modified,
             )
         )
     return tuple(images)
-
-
-def _sizes(planned: InputPlan) -> Sizes:
-    return {
-        (source.path, number if len(source.series) > 1 else None): series.sizes
-        for source in planned.sources
-        for number, series in enumerate(source.series)
-    }
-
-
-def _sizes_of(images: Sequence[StagedImage]) -> Sizes:
-    """From the headers of the stacks that still lie where they were; the others end with their last plane."""
-    sizes: dict[Key, Mapping[str, int]] = {}
-    stacks = {image.source for image in images if image.t is not None or image.z is not None}
-    for path in sorted(stacks):
-        if not Path(path).is_absolute() or not Path(path).exists():  # a short name says nothing about where it lies
-            continue
-        try:
-            (source,) = describe([path])
-        except (UnreadableImage, ValueError):
-            continue
-        for number, series in enumerate(source.series):
-            sizes[path, number if len(source.series) > 1 else None] = series.sizes
-    return sizes
 
 
 def import_document(

@@ -178,8 +178,10 @@ class Attempt:
 class StagedImage:
     """One staged PNG and where it came from. `t`, `z`, `c`, `series` are 0-based, None when the axis is absent.
 
-    `shape` is (rows, columns). `pixel_size_um` is (x, y) micrometres per pixel or None. `scale`: value of one staged
-    grey level in source units (1.0 when lossless), `offset` the source value of grey level 0.
+    `shape` is (rows, columns). `sizes` are the lengths of those of the axes T, Z, C that the source has, `modified` is
+    when it was last written (nanoseconds since the epoch, 0 = not known). `pixel_size_um` is (x, y) micrometres per
+    pixel or None. `scale`: value of one staged grey level in source units (1.0 when lossless), `offset` the source
+    value of grey level 0.
     """
 
     name: str
@@ -198,6 +200,8 @@ class StagedImage:
     offset: float = 0.0
     source_dtype: str = ""
     orientation: int = 1  # EXIF orientation of the source; the staged image is upright
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    modified: int = 0
 
 
 def to_json(value: Any) -> str:

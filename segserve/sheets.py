@@ -67,11 +67,8 @@ class Sheet:
         return f"{self.plane_name(image)}.png"
 
 
-def group(images: Sequence[StagedImage], sizes: Mapping[Key, Mapping[str, int]] | None = None) -> tuple[Sheet, ...]:
+def group(images: Sequence[StagedImage]) -> tuple[Sheet, ...]:
     """The source images in the order of their first planes.
-
-    `sizes` has the lengths of the axes T, Z, C of a source where the caller knows them; without it a stack ends with
-    its last segmented plane.
 
     Raises:
         TooLarge: a stack would have more than `MAX_PLANES` planes.
@@ -87,15 +84,16 @@ def group(images: Sequence[StagedImage], sizes: Mapping[Key, Mapping[str, int]] 
             *key,
             tuple(indices),
             tuple(images[index] for index in indices),
-            _axes([images[index] for index in indices], (sizes or {}).get(key, {})),
+            _axes([images[index] for index in indices]),
             files[PurePath(key[0]).name.casefold()] == 1,
         )
         for (key, indices), name in zip(groups.items(), names, strict=True)
     )
 
 
-def _axes(images: Sequence[StagedImage], known: Mapping[str, int]) -> dict[str, int]:
-    axes = {}
+def _axes(images: Sequence[StagedImage]) -> dict[str, int]:
+    """As long as the source says that they are, also where its last planes were not segmented."""
+    axes, known = {}, images[0].sizes
     for axis, places in (
         ("T", {image.t for image in images}),
         ("Z", {image.z for image in images}),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ome_types
 import pytest
 import tifffile
 from segserve_sdk import contours
@@ -107,19 +108,47 @@ def test_an_output_with_its_images(movie: Path, tmp_path: Path, capsys: pytest.C
     capsys.readouterr()
 
 
-def test_a_source_that_has_gone_ends_with_its_last_plane(movie: Path, tmp_path: Path) -> None:
+def test_a_bare_result_folder_has_stacks_as_long_as_their_sources(movie: Path, tmp_path: Path) -> None:
+    """The last time was not segmented and the movie is gone: results.json knows how long it was."""
     result, _ = result_of(movie, tmp_path, channel="DAPI", frames="0:2")
     movie.unlink()
     loaded = conversion.load(result)
-    assert dict(loaded.results.sheets[0].axes) == {"T": 2, "Z": 2}
+    assert dict(loaded.results.sheets[0].axes) == {"T": 3, "Z": 2}
+    call(export_command, result, "--to", "labels,omero")
+    with tifffile.TiffFile(result / "exports" / "labels" / "movie-labels.ome.tif") as file:
+        assert (file.series[0].axes, file.series[0].shape) == ("TZYX", (3, 2, 24, 32))
+        assert not file.asarray()[2].any()
+    (pixels,) = [image.pixels for image in ome_types.from_xml(result / "exports" / "omero" / "movie.ome.xml").images]
+    assert (pixels.size_t, pixels.size_z) == (3, 2)
 
 
-def test_a_stack_is_as_long_as_its_source_where_that_is_known(movie: Path, tmp_path: Path) -> None:
+def test_a_stack_is_as_long_as_its_source_however_it_is_known(movie: Path, tmp_path: Path) -> None:
     result, _ = result_of(movie, tmp_path, channel="DAPI", frames="0:2")
     by_job = conversion.load(result, staged=tmp_path / "inputs.json")
     assert dict(by_job.results.sheets[0].axes) == {"T": 3, "Z": 2}
     by_images = conversion.load(result, [movie], Selection(channel="DAPI", frames="0:2"))
     assert dict(by_images.results.sheets[0].axes) == {"T": 3, "Z": 2}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_polygons_of_an_oriented_jpeg_lie_on_the_picture_as_viewers_show_it(orientation: int, tmp_path: Path) -> None:
+    """What is bright in the picture, read by somebody else, is what the export of the bare folder has as object."""
+    from PIL import Image, ImageOps
+
+    stored = np.zeros((40, 64), np.uint8)
+    stored[4:12, 8:32] = 255
+    exif = Image.Exif()
+    exif[274] = orientation
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(stored).save(path, quality=100, exif=exif)
+    result, _ = result_of(path, tmp_path)
+    with Image.open(path) as picture:
+        seen = np.asarray(ImageOps.exif_transpose(picture)) > 100
+    call(export_command, result, "--to", "labels,coco")
+    assert np.array_equal(tifffile.imread(result / "exports" / "labels" / "photo-labels.ome.tif") > 0, seen)
+    (image,) = json.loads((result / "exports" / "coco" / "coco.json").read_text())["images"]
+    assert (image["height"], image["width"]) == seen.shape
+    assert json.loads((result / "results.json").read_text())["images"][0]["orientation"] == orientation
 
 
 def test_a_foreign_mask_for_images_without_a_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,7 +187,18 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"width": 0}, {"width": 2**20, "height": 2**20}, {"t": -1}, {"t": 2**40}, {"width": "5"}, {"z": 1.5}]
+    "change",
+    [
+        {"width": 0},
+        {"width": 2**20, "height": 2**20},
+        {"t": -1},
+        {"t": 2**40},
+        {"width": "5"},
+        {"z": 1.5},
+        {"sizes": {"T": -1}},
+        {"sizes": {"Q": 3}},
+        {"orientation": 9},
+    ],
 )
 def test_a_results_file_that_is_not_ours(change: dict[str, Any], tmp_path: Path) -> None:
     image = {"file": "a.png", "staged": "00000.png", "sha256": "", "width": 5, "height": 5}

@@ -217,12 +217,12 @@ def stack_results(sizes: dict[str, int] | None = None) -> Results:
             mask[5 * number + 1 : 5 * number + 4, 3:9] = number + 1
         planes.append(mask)
     places = [(0, 1), (0, 2), (2, 1), (2, 2)]
+    described = {"pixel_size_um": (0.25, 0.5), "source_dtype": "uint16"}
     images = [
-        masks.image(number, mask, t=t, z=z, c=1, channel_name="DAPI", pixel_size_um=(0.25, 0.5), source_dtype="uint16")
+        masks.image(number, mask, t=t, z=z, c=1, channel_name="DAPI", sizes=sizes or {}, **described)
         for number, (mask, (t, z)) in enumerate(zip(planes, places, strict=True))
     ]
-    known = {(images[0].source, None): sizes} if sizes else {}
-    return Results(masks.document(planes, labels=("Cell", "Nucleus")), images, known)
+    return Results(masks.document(planes, labels=("Cell", "Nucleus")), images)
 
 
 def test_label_stacks_have_the_axes_and_the_pixel_size_of_the_source(tmp_path: Path) -> None:
@@ -251,6 +251,14 @@ def test_label_stacks_have_the_axes_and_the_pixel_size_of_the_source(tmp_path: P
         ("2", "1", "2"),
         ("2", "1", "3"),
     ]
+
+
+def test_an_upright_picture_that_is_stored_turned_is_said_to_be_one(tmp_path: Path) -> None:
+    mask = masks.hard_mask()
+    results = Results(masks.document([mask]), [masks.image(0, mask, "/data/photo.jpg", orientation=6)])
+    (finding,) = export_all(results, ["qupath", "coco"], tmp_path).findings
+    assert (finding.rule, finding.place.image) == ("export-orientation", "/data/photo.jpg")
+    assert export_all(masks.results([mask]), ["qupath"], tmp_path).findings == ()
 
 
 def test_rois_know_channel_slice_and_frame_and_have_names_of_their_own(tmp_path: Path) -> None:

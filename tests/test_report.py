@@ -117,8 +117,11 @@ def test_the_folder_has_everything_and_nothing_goes_to_the_wrong_image(
         "label": "Cell",
         "score": 0.75,
         "area_px": 600,
+        "perimeter_px": 93.695,
+        "circularity": 0.859,
         "centroid": [24.5, 29.5],
         "bbox": [10, 20, 30, 20],
+        "intensities": {},
         "contour": [[10, 20], [39, 20], [39, 39], [10, 39]],
     }
 
@@ -137,7 +140,7 @@ def test_objects_csv(scene: tuple[Result, list[StagedImage], Path], tmp_path: Pa
     assert [(row["score"], row["area_px"]) for row in rows] == [("0.75", "600"), ("", "16"), ("", "1"), ("", "16")]
     box = [rows[1][f"bbox_{name}"] for name in ("x", "y", "width", "height")]
     assert box == ["1", "1", "4", "4"]
-    assert (rows[2]["centroid_x"], rows[2]["centroid_y"]) == ("70.0", "50.0")
+    assert (rows[2]["centroid_x"], rows[2]["centroid_y"]) == ("70", "50")
     assert not (tmp_path / "result" / "overlays").exists()
 
 

@@ -61,6 +61,7 @@ def test_the_main_job(tmp_path: Path, images: Path) -> None:
     rows = list(csv.DictReader((result.folder / "objects.csv").open()))
     assert [row["file"].rsplit("/")[-1] for row in rows] == ["cells1.png", "cells2.png", "cells2.png", "cells10.png"]
     assert float(rows[0]["area_px"]) == 13 * 13  # a ring of 12×12 through pixel centres covers 13×13 pixels
+    assert [row["mean_intensity"] for row in rows] == ["10", "20", "20", "100"]
     assert len(list((result.folder / "overlays").glob("*.png"))) == 3
     assert (result.folder / "report" / "index.html").exists()
     assert sha in (result.folder / "segserve.lock").read_text()

@@ -5,7 +5,7 @@ import time
 from typing import List, Optional
 
 import mlflow
-from segment import Settings, segment
+from segment import CHOICES, Settings, problems, segment
 from segserve_sdk import images, output
 
 NAME = "threshold"
@@ -18,7 +18,7 @@ def main(arguments: Optional[List[str]] = None) -> None:
         output.write_info("output.json", NAME)
     else:
         paths = images.paths(options.input_images)
-        settings = Settings(**{name: getattr(options, name) for name in Settings._fields})
+        settings = settings_of(options)
         results = []
         for number, path in enumerate(paths, 1):
             start = time.perf_counter()
@@ -37,11 +37,19 @@ def parse(arguments: Optional[List[str]]) -> argparse.Namespace:
     parser.add_argument("input_images", nargs="?", default=".", help="folder of PNG files, or one file")
     parser.add_argument("--info", action="store_true", help="write who we are instead")
     parser.add_argument("--label", default="Cell", help="what the objects are called")
-    parser.add_argument("--invert", choices=("auto", "yes", "no"), default=default.invert)
     for name, value in default._asdict().items():
-        if name != "invert":
-            parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=value)
-    return parser.parse_args(arguments)
+        kind = str if name in CHOICES else float
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=value)
+    options = parser.parse_args(arguments)
+    wrong = problems(settings_of(options))
+    if wrong:
+        parser.exit(2, "".join(f"error: {problem}\n" for problem in wrong))
+    return options
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """The settings among the options."""
+    return Settings(**{name: getattr(options, name) for name in Settings._fields})
 
 
 if __name__ == "__main__":

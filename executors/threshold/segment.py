@@ -1,14 +1,20 @@
-"""Segmentation without learning: local threshold, then a watershed on the distance transform. Arrays in, labels out."""
+"""Segmentation without learning: ground removed, threshold, watershed, size limits. Arrays in, labels out."""
 
-from typing import NamedTuple, Tuple
+from typing import Dict, NamedTuple, Tuple
 
 import cv2
 import numpy as np
+from thresholds import GLOBAL, METHODS, otsu
+from watershed import SEEDS, height, split
 
 
 class Settings(NamedTuple):
     """What a person can set; lengths in pixels, areas in square pixels.
 
+    method: 'local' compares with the neighbourhood and with the whole image; 'otsu', 'li', 'triangle' and 'multi-otsu'
+        find one threshold for the whole image (see `thresholds`).
+    background: 'remove' takes the uneven ground away before that, 'keep' leaves it.
+    seeds: where objects begin that touch: 'distance' from their outline, or 'log', bright middles (see `watershed`).
     diameter: of a typical object; 0 = found from the image.
     sigma: the Gaussian that takes noise and texture away; 0 = a 24th of the diameter.
     sensitivity: above 1 takes fainter pixels, below 1 only brighter ones.
@@ -19,6 +25,9 @@ class Settings(NamedTuple):
         for the objects: say it where they cover more than half of the image.
     """
 
+    method: str = "local"
+    background: str = "remove"
+    seeds: str = "distance"
     diameter: float = 0.0
     sigma: float = 0.0
     sensitivity: float = 1.0
@@ -30,13 +39,44 @@ class Settings(NamedTuple):
 
 
 DEFAULTS = Settings()
+CHOICES: Dict[str, Tuple[str, ...]] = {
+    "method": METHODS,
+    "background": ("remove", "keep"),
+    "seeds": SEEDS,
+    "invert": ("auto", "yes", "no"),
+}
+
+
+def problems(settings: Settings) -> Tuple[str, ...]:
+    """What is wrong with the settings, one sentence each; empty when they can be used."""
+    found = []
+    for name, allowed in CHOICES.items():
+        value = getattr(settings, name)
+        if value not in allowed:
+            found.append(f"{name} is '{value}'; it can be {', '.join(allowed)}.")
+    for name in ("diameter", "sigma", "min_area", "max_area"):
+        if not 0 <= getattr(settings, name) < float("inf"):
+            found.append(f"{name} is {getattr(settings, name):g}; it is a number of pixels, 0 or more.")
+    for name in ("split", "min_contrast"):
+        if not 0 <= getattr(settings, name) <= 1:
+            found.append(f"{name} is {getattr(settings, name):g}; it lies between 0 and 1.")
+    if not 0 < settings.sensitivity < float("inf"):
+        found.append(f"sensitivity is {settings.sensitivity:g}; it is above 0.")
+    if 0 < settings.max_area < settings.min_area:
+        found.append(f"max_area ({settings.max_area:g}) is less than min_area ({settings.min_area:g}).")
+    return tuple(found)
 
 
 def segment(image: np.ndarray, settings: Settings = DEFAULTS) -> Tuple[np.ndarray, np.ndarray]:
     """Label mask (rows, columns) int32 and one score in 0..1 per label: how well it stands out from its surroundings.
 
     image: (rows, columns) or (rows, columns, 3 or 4) as RGB(A), of any number type.
+
+    Raises:
+        ValueError: a setting is not what it can be.
     """
+    if problems(settings):
+        raise ValueError(" ".join(problems(settings)))
     grey = normalise(to_grey(image))
     if settings.invert == "yes" or (settings.invert == "auto" and objects_are_dark(grey)):
         grey = 1.0 - grey
@@ -51,10 +91,10 @@ def segment(image: np.ndarray, settings: Settings = DEFAULTS) -> Tuple[np.ndarra
 
 def _segment(grey: np.ndarray, diameter: float, settings: Settings) -> Tuple[np.ndarray, np.ndarray]:
     sigma = settings.sigma or max(0.5, diameter / 24)
-    flat = flatten(cv2.GaussianBlur(grey, (0, 0), sigma), diameter)
-    mask = clean(foreground(flat, diameter, sigma, settings.sensitivity), diameter)
-    depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
-    labels = split(mask, cv2.GaussianBlur(depth, (0, 0), max(0.7, diameter / 16)), settings.split)
+    smooth = cv2.GaussianBlur(grey, (0, 0), sigma)
+    flat = flatten(smooth, diameter) if settings.background == "remove" else smooth
+    mask = clean(foreground(flat, diameter, sigma, settings), diameter)
+    labels = split(mask, height(mask, flat, diameter, settings.seeds), settings.split)
     smallest = settings.min_area or max(9.0, 0.1 * np.pi / 4 * diameter**2)
     area, score = np.bincount(labels.ravel())[1:], contrast(flat, labels)
     keep = (area >= smallest) & (score >= settings.min_contrast)
@@ -93,17 +133,6 @@ def objects_are_dark(grey: np.ndarray) -> bool:
     return bool(((apart - np.median(apart)) ** 3).mean() < 0)
 
 
-def otsu(values: np.ndarray) -> float:
-    """Otsu's threshold of values in 0..1, at 1/1024."""
-    counts, edges = np.histogram(np.clip(values, 0, 1), 1024, (0, 1))
-    centres = (edges[:-1] + edges[1:]) / 2
-    below, weighted = np.cumsum(counts), np.cumsum(counts * centres)
-    above = below[-1] - below
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = below * above * (weighted / below - (weighted[-1] - weighted) / above) ** 2
-    return float(centres[int(np.nanargmax(between))]) if np.isfinite(between).any() else 0.5
-
-
 def flatten(grey: np.ndarray, diameter: float) -> np.ndarray:
     """The image without its ground, up to 1; the very bright are held down so that they do not decide alone.
 
@@ -134,27 +163,38 @@ def typical_diameter(grey: np.ndarray) -> float:
 
 
 def level(flat: np.ndarray, sigma: float) -> float:
-    """The least brightness of an object: most of Otsu's threshold, but well above the noise of the ground.
-
-    With few or no objects Otsu's threshold lies within the noise. `sigma` is the Gaussian that `flat` went through:
-    noise is what is finer than twice that.
-    """
+    """The least brightness of an object: most of Otsu's threshold, but well above the noise of the ground."""
     whole = otsu(flat)
-    ground = flat <= whole
+    return max(0.7 * whole, floor(flat, whole, sigma))
+
+
+def floor(flat: np.ndarray, threshold: float, sigma: float) -> float:
+    """The brightness that the noise of the ground does not reach.
+
+    With few or no objects any threshold lies within the noise. `sigma` is the Gaussian that `flat` went through: noise
+    is what is finer than twice that.
+    """
+    ground = flat <= threshold
+    if not ground.any():
+        return threshold
     fine = (flat - cv2.GaussianBlur(flat, (0, 0), 2 * sigma))[ground]
     noise = 1.4826 * float(np.median(np.abs(fine - np.median(fine))))
-    return max(0.7 * whole, float(np.percentile(flat[ground], 40)) + 8 * noise)
+    return float(np.percentile(flat[ground], 40)) + 8 * noise
 
 
-def foreground(flat: np.ndarray, diameter: float, sigma: float, sensitivity: float) -> np.ndarray:
-    """Pixels brighter than their neighbourhood, and not much darker than the threshold of the whole image.
+def foreground(flat: np.ndarray, diameter: float, sigma: float, settings: Settings) -> np.ndarray:
+    """Pixels above the threshold (bool).
 
-    The neighbourhood (a Gaussian, half an object wide) puts the line where the grey falls most steeply, for faint and
+    'local': brighter than their neighbourhood, and not much darker than the threshold of the whole image. The
+    neighbourhood (a Gaussian, half an object wide) puts the line where the grey falls most steeply, for faint and
     for bright objects alike, and leaves a gap between neighbours. The middle of a large object, which is no brighter
     than what is around it, is filled later.
     """
-    local = cv2.GaussianBlur(flat, (0, 0), max(2.0, diameter / 4))
-    return (flat > local) & (flat > level(flat, sigma) / sensitivity)
+    if settings.method == "local":
+        local = cv2.GaussianBlur(flat, (0, 0), max(2.0, diameter / 4))
+        return (flat > local) & (flat > level(flat, sigma) / settings.sensitivity)
+    threshold = GLOBAL[settings.method](flat)
+    return flat > max(threshold, floor(flat, threshold, sigma)) / settings.sensitivity
 
 
 def clean(mask: np.ndarray, diameter: float) -> np.ndarray:
@@ -170,72 +210,6 @@ def fill_holes(mask: np.ndarray, largest: float) -> np.ndarray:
     small = stats[:, cv2.CC_STAT_AREA] <= largest
     small[0] = False
     return mask | small[parts].astype(np.uint8)
-
-
-def split(mask: np.ndarray, height: np.ndarray, willingness: float) -> np.ndarray:
-    """Label mask: `mask` cut into the catchments of the peaks of `height`, too slight cuts undone.
-
-    Every pixel climbs to its highest neighbour until it stands on a peak. Neighbours whose common neck is nearly as
-    high as the lesser of the two peaks are one object: `willingness` 0 never cuts, 1 leaves every cut.
-    """
-    rows, columns = mask.shape
-    order = np.where(mask, height, -1).astype(np.float32)
-    padded = np.pad(order, 1, constant_values=-2)
-    index = np.arange(rows * columns).reshape(rows, columns)
-    best, target = order.copy(), index.copy()
-    for down in (-1, 0, 1):
-        for right in (-1, 0, 1):
-            there = padded[1 + down : 1 + down + rows, 1 + right : 1 + right + columns]
-            # On equal height the larger index wins, so that no two pixels point at each other.
-            better = (there > best) | ((there == best) & (index + down * columns + right > target))
-            best[better] = there[better]
-            target[better] = (index + down * columns + right)[better]
-    target = target.ravel()
-    while True:
-        further = target[target]
-        if (further == target).all():
-            break
-        target = further
-    _, labels = np.unique(target[mask.ravel()], return_inverse=True)
-    result = np.zeros(mask.shape, np.int32)
-    result[mask] = labels.ravel() + 1
-    return join(result, order, willingness)
-
-
-def join(labels: np.ndarray, depth: np.ndarray, neck: float) -> np.ndarray:
-    """Join neighbours whose neck is at least `neck` times as deep as the shallower of the two."""
-    count = int(labels.max()) + 1
-    peak = np.zeros(count, np.float32)
-    np.maximum.at(peak, labels.ravel(), depth.ravel())
-    first, second, saddle = [], [], []
-    for a, b in (
-        (np.s_[:, :-1], np.s_[:, 1:]),
-        (np.s_[:-1], np.s_[1:]),
-        (np.s_[:-1, :-1], np.s_[1:, 1:]),
-        (np.s_[1:, :-1], np.s_[:-1, 1:]),
-    ):
-        here, there = labels[a], labels[b]
-        border = (here != there) & (here > 0) & (there > 0)
-        first.append(np.minimum(here, there)[border])
-        second.append(np.maximum(here, there)[border])
-        saddle.append(np.minimum(depth[a], depth[b])[border])
-    pair = np.concatenate(first).astype(np.int64) * count + np.concatenate(second)
-    pairs, where = np.unique(pair, return_inverse=True)
-    necks = np.zeros(len(pairs), np.float32)
-    np.maximum.at(necks, where, np.concatenate(saddle))
-    root = np.arange(count)
-
-    def find(label: int) -> int:
-        while root[label] != label:
-            root[label] = label = root[root[label]]
-        return label
-
-    for index in np.argsort(-necks):
-        one, other = find(int(pairs[index] // count)), find(int(pairs[index] % count))
-        if one != other and necks[index] >= neck * min(peak[one], peak[other]):
-            root[other] = one
-            peak[one] = max(peak[one], peak[other])
-    return np.array([find(label) for label in range(count)], np.int32)[labels]
 
 
 def contrast(flat: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -118,7 +118,7 @@ def import_command(
 
     if not images:
         raise UsageError("The images are missing.", hint="Name them, or a result folder, with --images.")
-    known, _ = conversion.images_of(images, _selection(channel, z, series, frames))
+    known = conversion.images_of(images, _selection(channel, z, series, frames))
     count, findings = conversion.import_document(files, kind, known, output, label=label)
     if as_json:
         facts = {"output": str(output), "images": len(known), "objects": count}

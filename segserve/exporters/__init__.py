@@ -53,7 +53,7 @@ def export_all(results: Results, names: Sequence[str], folder: Path) -> Exported
         All paths, and findings about objects that a target cannot hold; objects without pixels are in no export.
     """
     paths: list[Path] = []
-    findings: list[Finding] = results.invisible()
+    findings: list[Finding] = [*results.invisible(), *results.turned()]
     for name in names:
         place = folder / name
         place.mkdir(parents=True, exist_ok=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -42,15 +42,10 @@ class Object:
 
 @dataclass(frozen=True)
 class Results:
-    """A result and the images that it belongs to, in the same order.
-
-    `sizes` has the lengths of the axes T, Z, C of a source, by (source, series), where the caller knows them. Without
-    it a stack ends with its last segmented plane.
-    """
+    """A result and the images that it belongs to, in the same order."""
 
     document: Document
     images: Sequence[StagedImage]
-    sizes: Mapping[sheets.Key, Mapping[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.document.n_images != len(self.images):
@@ -59,7 +54,7 @@ class Results:
     @cached_property
     def sheets(self) -> tuple[Sheet, ...]:
         """The source images in the order of their first planes."""
-        return sheets.group(self.images, self.sizes)
+        return sheets.group(self.images)
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -111,6 +106,21 @@ class Results:
                 message = "The object covers no pixel of its image and is not exported."
                 found.append(Finding("export-no-pixels", Severity.WARNING, message, place))
         return found
+
+    def turned(self) -> list[Finding]:
+        """A note for every source that is stored in another orientation than it is shown."""
+        return [
+            Finding(
+                "export-orientation",
+                Severity.NOTE,
+                f"The file is stored turned (EXIF orientation {sheet.planes[0].orientation}); coordinates are those of "
+                "the upright picture.",
+                Place(image=sheet.source),
+                "For a program that shows it as it is stored, save it upright first.",
+            )
+            for sheet in self.sheets
+            if sheet.planes[0].orientation != 1
+        ]
 
 
 @dataclass(frozen=True, slots=True)

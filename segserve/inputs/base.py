@@ -94,13 +94,17 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One file (or OME-Zarr folder): absolute `path`, the name under which the user gave it, what is in it."""
+    """One file (or OME-Zarr folder): absolute `path`, the name under which the user gave it, what is in it.
+
+    `modified`: when it was last written, in nanoseconds since the epoch.
+    """
 
     path: str
     given: str
     kind: str
     series: tuple[Series, ...]
     bytes: int = 0
+    modified: int = 0
 
 
 class Planes(Protocol):

@@ -84,25 +84,26 @@ def inspect(path: str, given: str) -> Source:
     try:
         status = os.stat(path)  # noqa: PTH116 - ten thousand times
         if stat.S_ISDIR(status.st_mode):
-            return _source(File(path, status.st_size), given, _kind_of_folder(path))
+            return _source(File(path, status.st_size), given, _kind_of_folder(path), status.st_mtime_ns)
         if not stat.S_ISREG(status.st_mode):  # not even opened: a FIFO would block for ever
             raise Unusable("image-foreign", "is no file but a device, pipe or socket")
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             head = os.read(descriptor, _HEAD)
-            return _source(File(path, status.st_size, head, descriptor), given, kind_of(head[:32], path))
+            file = File(path, status.st_size, head, descriptor)
+            return _source(file, given, kind_of(head[:32], path), status.st_mtime_ns)
         finally:
             os.close(descriptor)
     except OSError as error:
         raise Unusable("image-unreadable", f"cannot be opened: {error.strerror}") from error
 
 
-def _source(file: File, given: str, kind: str) -> Source:
+def _source(file: File, given: str, kind: str, modified_ns: int) -> Source:
     with decoding("read"):
         series = READERS[kind].series(file)
     if not series:
         raise Unusable("image-unreadable", "holds no image")
-    return Source(file.path, given, kind, series, file.size)
+    return Source(file.path, given, kind, series, file.size, modified_ns)
 
 
 def misnamed(source: Source) -> bool:

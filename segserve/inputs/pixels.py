@@ -17,13 +17,19 @@ def changed() -> Unusable:
     return Unusable("image-changed", "has changed since it was looked at", "Wait until it is written, then run again.")
 
 
-def image(planes: Planes, request: Request, series: Series) -> Array:
-    """The pixels of one image in the values of the source: projected, without opacity, one sample if one is chosen."""
+def samples(planes: Planes, request: Request, series: Series) -> Array:
+    """The pixels of one image in the values of the source, projected: (rows, columns) or (rows, columns, samples)."""
     with kinds.decoding("decoded"):
         stored = (planes.read(request.series, plane) for plane in selection.planes(request, series))
         image = _projected(stored, request.z, series) if isinstance(request.z, str) else next(stored)
         if image.shape[:2] != series.shape or image.dtype.name != series.dtype:
             raise changed()
+    return image
+
+
+def image(planes: Planes, request: Request, series: Series) -> Array:
+    """The same without opacity, and one sample if one is chosen."""
+    image = samples(planes, request, series)
     if image.ndim == 2:
         return image
     if request.sample is not None:

@@ -258,6 +258,8 @@ class _Stager:
             offset=offset,
             source_dtype=series.dtype,
             orientation=series.orientation,
+            sizes=series.sizes,
+            modified=source.modified,
         )
 
 

@@ -145,16 +145,17 @@ def _collect(ctx: Context, job: Job, folder: JobDir, outcome: Outcome) -> Result
         output, note = collect.find_output(artifacts, project)
         collected = collect.collect(output, named)
         warnings = (*facts.warnings, *([note] if note else []))
-        findings = collected.findings
         document = collected.document if isinstance(collected.document, Document) else None
-        counts = report.write(
+        written = report.write(
             folder.result,
             collected,
             named,
             folder.inputs,
             report_facts(job, replace(facts, warnings=warnings), outcome),
             overlays=job.options.get("overlays", 24),
-        ).counts
+            originals=[image.source for image in images],
+        )
+        counts, findings = written.counts, written.findings
         if job.options.get("exports"):
             # From what was just written, by the same way as `segserve export`: one home for how it is read.
             loaded = conversion.load(folder.result, staged=folder.inputs_map)

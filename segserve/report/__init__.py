@@ -22,8 +22,10 @@ from typing import Any, Protocol
 from segserve.findings import Finding, as_json
 from segserve.format import Document, Info, encode_chunks
 from segserve.model import StagedImage
+from segserve.report import intensities, page, tables
 from segserve.report import overlays as drawing
-from segserve.report import page, tables
+from segserve.report.intensities import Intensities
+from segserve.report.measures import measure
 
 FIRST = 24  # overlays that are drawn unless more are asked for
 
@@ -46,10 +48,14 @@ class Collected(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was written: objects per image in input order, and the path of each overlay or None (not asked for)."""
+    """What was written: objects per image in input order, and the path of each overlay or None (not asked for).
+
+    `findings` are those of the result and what could not be measured.
+    """
 
     counts: tuple[int, ...]
     overlays: tuple[Path | None, ...]
+    findings: tuple[Finding, ...]
 
 
 def write(
@@ -60,8 +66,11 @@ def write(
     facts: Mapping[str, Any],
     *,
     overlays: int | None = FIRST,
+    originals: Sequence[str] | None = None,
 ) -> Report:
     """Write the result folder. `overlays` is how many are drawn, None for all.
+
+    `originals` are the paths of the images' files, for intensities; without them there are none.
 
     `facts` are for people and all optional: texts `executor`, `repository`, `commit`, `subdir`, `entry`, `command` (to
     reproduce), `created`, `job`, `mlflow_url`, `version` (of segserve), `inputs_digest`, and `title`, `licence`,
@@ -73,20 +82,29 @@ def write(
         ValueError: document and images do not belong together (a defect of ours; `collect` refuses such documents).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "validation.json").write_text(as_json(result.findings) + "\n", encoding="utf-8")
     if not isinstance(result.document, Document):
         shutil.copyfile(result.source, folder / "output.json")
-        return Report((), ())
+        _write_findings(folder, result.findings)
+        return Report((), (), result.findings)
     document = result.document
     _require_order(document, images)
     _write_output(folder, document, result.source)
-    measures = tables.measure(document)
-    tables.write_results(folder / "results.json", document, images, measures, facts)
-    tables.write_csv(folder / "objects.csv", document, images, measures)
+    measures, bright = measure(document, images), Intensities.none(len(document))
+    findings = result.findings
+    if originals is not None:
+        bright, unmeasured = intensities.measure(document, images, originals)
+        findings = (*findings, *unmeasured)
+    _write_findings(folder, findings)
+    tables.write_results(folder / "results.json", document, images, measures, bright, facts)
+    tables.write_csv(folder / "objects.csv", document, images, measures, bright)
     drawn = drawing.draw_all(folder / "overlays", document, images, inputs_folder, overlays)
-    page.write(folder / "report", page.View(document, images, measures, drawn, result.findings, facts))
+    page.write(folder / "report", page.View(document, images, measures, drawn, findings, facts))
     counts = tuple(int(count) for count in document.counts())
-    return Report(counts, tuple(overlay.path if overlay else None for overlay in drawn))
+    return Report(counts, tuple(overlay.path if overlay else None for overlay in drawn), findings)
+
+
+def _write_findings(folder: Path, findings: Sequence[Finding]) -> None:
+    (folder / "validation.json").write_text(as_json(findings) + "\n", encoding="utf-8")
 
 
 def _require_order(document: Document, images: Sequence[StagedImage]) -> None:

@@ -21,8 +21,9 @@ from segserve.findings import Finding, Severity
 from segserve.format import RULES, Document
 from segserve.format.document import Floats
 from segserve.model import StagedImage
+from segserve.report.measures import Measures
 from segserve.report.overlays import Overlay
-from segserve.report.tables import CONVENTIONS, Measures
+from segserve.report.tables import CONVENTIONS
 
 ROWS = 500  # images in the page's table; objects.csv has all
 EXAMPLES = 5  # findings shown per rule
