@@ -19,6 +19,7 @@ from typing import Any
 from segserve import config as settings
 from segserve import devices, dialects, doctor, environments, inputs, layout, project, refs, tracking, validation
 from segserve.backends import local
+from segserve.check import whole as checking
 from segserve.environments import docker
 from segserve.environments.base import BuildOptions
 from segserve.errors import (
@@ -315,6 +316,11 @@ class Session:
                 "dirty": resolution.dirty,
             }
             return {**described, **facts, "notes": [*notes, *map(str, loaded.findings)]}
+
+    def check(self, request: Request, *, ignore: Sequence[str] = ()) -> checking.Checked:
+        """Whether the executor is a good one; see `segserve.check`."""
+        with self._scratch() as folder:
+            return checking.check(self.ctx, request, folder, ignore=ignore)
 
     def jobs(self, *, everything: bool = False, limit: int = 50) -> list[dict[str, Any]]:
         """Open jobs (or all), newest first; those that ended meanwhile are collected before."""

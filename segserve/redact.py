@@ -38,6 +38,13 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
 SECRET_NAME = re.compile(r"(password|passwd|secret|token|api_?key|access_?key|credential|private_?key)", re.I)
 
 
+# What is a secret wherever it stands; the other patterns also take `token = next(tokens)` for one.
+_CERTAIN = _PATTERNS[:3]
+PRIVATE_KEY = re.compile(r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----")
+_PLACEHOLDER = re.compile(r"x{4,}|\.\.\.|[<${%*\\[]|user:pass|example|your|(.)\1{7}", re.I)
+_RANDOM = re.compile(r"(?=[^@]*[0-9])(?=[^@]*[A-Za-z])[^\s/@:'\"]{12,}@$")
+
+
 # One of these is in everything that a pattern can match; looking for them first makes logs 50 times cheaper.
 _HINTS = (
     *("://", "authorization", "password", "passwd", "secret", "token", "ghp_", "gho_", "ghu_", "ghs_", "ghr_"),
@@ -53,6 +60,22 @@ def text(value: str) -> str:
     for pattern, replacement in _PATTERNS:
         value = pattern.sub(replacement, value)
     return value
+
+
+def certain(value: str) -> list[tuple[int, str]]:
+    """(position, redacted text) of what is surely a secret: for those who look for secrets, not to hide them.
+
+    Placeholders (`https://user:pass@host`, `ghp_xxxx…`) are none, nor is in a URL what is short or all letters.
+    """
+    if not suspicious(value):
+        return []
+    found = [match for pattern, _ in _CERTAIN for match in pattern.finditer(value)]
+    real = [
+        match
+        for match in found
+        if not _PLACEHOLDER.search(match.group()) and (match.group()[-1] != "@" or _RANDOM.search(match.group()))
+    ]
+    return sorted({match.start(): text(match.group()) for match in real}.items())
 
 
 def value(name: str, text_of_it: str) -> str:

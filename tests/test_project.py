@@ -157,7 +157,7 @@ def test_docker_environment_is_read_and_its_structure_checked(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "rule", "line"),
     [
-        ("", "empty", 1),
+        ("", "empty-file", 1),
         ("- a\n- b\n", "structure", 1),
         ("name: [1]\n", "structure", 1),
         ("name: x\nentry_points:\n", "structure", 2),
@@ -204,7 +204,7 @@ def test_all_errors_are_raised_at_once_and_unknown_keys_warn(tmp_path: Path) -> 
 def test_unknown_types_and_unfit_defaults_warn(tmp_path: Path) -> None:
     text = "entry_points: {main: {parameters: {a: floaty, b: {type: float, default: abc}, c.d: string}, command: x}}\n"
     rules = [finding.rule for finding in project.load(make(tmp_path, text)).findings]
-    assert rules == ["unknown-type", "default", "parameter-name"]
+    assert rules == ["unknown-type", "bad-default", "parameter-name"]
 
 
 def test_mlflow_reads_the_same(tmp_path: Path) -> None:

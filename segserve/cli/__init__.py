@@ -22,6 +22,7 @@ COMMANDS = {
     "run": "run",
     "info": "info",
     "images": "tools",
+    "check": "check",
     "validate": "validate",
     "compare": "compare",
     "export": "convert",

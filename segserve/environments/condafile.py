@@ -42,7 +42,12 @@ class CondaFile:
     pip: tuple[str, ...]
     python: str | None
     variables: Mapping[str, str] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()  # what is ignored; located
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The findings as sentences."""
+        return _sentences(self.findings)
 
     @property
     def specs(self) -> tuple[MatchSpec, ...]:
@@ -62,7 +67,12 @@ class PythonEnv:
     python: str
     build_dependencies: tuple[str, ...]
     dependencies: tuple[str, ...]
-    warnings: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The findings as sentences."""
+        return _sentences(self.findings)
 
 
 def load(path: Path, shown: str = "") -> CondaFile:
@@ -85,7 +95,7 @@ def load(path: Path, shown: str = "") -> CondaFile:
     name = reader.text(top["name"]) if "name" in top else ""
     reader.finish()
     python = next((spec.version for spec in map(parse_spec, dependencies) if spec.name == "python"), None)
-    return CondaFile(name, tuple(channels), tuple(dependencies), tuple(pip), python, variables, tuple(reader.warnings))
+    return CondaFile(name, tuple(channels), tuple(dependencies), tuple(pip), python, variables, tuple(reader.remarks))
 
 
 def load_python_env(path: Path, shown: str = "") -> PythonEnv:
@@ -105,7 +115,7 @@ def load_python_env(path: Path, shown: str = "") -> PythonEnv:
     build = reader.texts(top.get("build_dependencies"), "build_dependencies")
     dependencies = reader.texts(top.get("dependencies"), "dependencies")
     reader.finish()
-    return PythonEnv(python.lstrip("cpython-@"), tuple(build), tuple(dependencies), tuple(reader.warnings))
+    return PythonEnv(python.lstrip("cpython-@"), tuple(build), tuple(dependencies), tuple(reader.remarks))
 
 
 # conda's own grammar: https://docs.conda.io/projects/conda/en/stable/dev-guide/api/conda/models/match_spec/
@@ -159,32 +169,36 @@ class _Reader:
     def __init__(self, path: Path, shown: str) -> None:
         self.shown = shown
         self.findings: list[Finding] = []
-        self.warnings: list[str] = []
+        self.remarks: list[Finding] = []
         self.root = self._compose(path)
 
     def _compose(self, path: Path) -> yaml.Node | None:
         try:
             if path.stat().st_size > LIMIT_BYTES:
-                raise InvalidProject(f"{self.shown} is larger than {LIMIT_BYTES // 1000} kB.", hint=_AUTHOR)
+                raise self._refused(f"{self.shown} is larger than {LIMIT_BYTES // 1000} kB.")
             return yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
         except (FileNotFoundError, IsADirectoryError):
-            raise InvalidProject(f"The environment file '{self.shown}' does not exist.", hint=_AUTHOR) from None
+            raise self._refused(f"The environment file '{self.shown}' does not exist.") from None
         except UnicodeDecodeError:
-            raise InvalidProject(f"{self.shown} is not UTF-8.", hint=_AUTHOR) from None
+            raise self._refused(f"{self.shown} is not UTF-8.") from None
         except RecursionError:
-            raise InvalidProject(f"{self.shown} is nested too deeply.", hint=_AUTHOR) from None
+            raise self._refused(f"{self.shown} is nested too deeply.") from None
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             place = Place(self.shown, mark.line + 1, mark.column + 1) if mark else Place(self.shown)
             problem = getattr(error, "problem", None) or "cannot be read"
-            finding = Finding("yaml-syntax", Severity.ERROR, f"not YAML: {problem}", place)
+            finding = Finding("yaml", Severity.ERROR, f"not YAML: {problem}", place)
             raise InvalidProject(str(finding), hint=_AUTHOR, findings=[finding]) from None
+
+    def _refused(self, message: str) -> InvalidProject:
+        finding = Finding("environment-file", Severity.ERROR, message, Place(self.shown))
+        return InvalidProject(message, hint=_AUTHOR, findings=[finding])
 
     def error(self, node: yaml.Node, message: str, fix: str = "") -> None:
         self.findings.append(Finding("environment-file", Severity.ERROR, message, self._place(node), fix))
 
     def warn(self, node: yaml.Node, message: str) -> None:
-        self.warnings.append(f"{self._place(node)}: {message}.")
+        self.remarks.append(Finding("environment-key", Severity.WARNING, message, self._place(node)))
 
     def finish(self) -> None:
         if self.findings:
@@ -249,6 +263,10 @@ class _Reader:
 
 
 _AUTHOR = "The author of the executor has to correct this file."
+
+
+def _sentences(findings: tuple[Finding, ...]) -> tuple[str, ...]:
+    return tuple(f"{finding.place}: {finding.message}." for finding in findings)
 
 
 def _is_null(node: yaml.Node) -> bool:

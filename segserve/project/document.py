@@ -69,7 +69,7 @@ def parse(name: str, content: bytes) -> Document:
     except RecursionError:
         raise _unreadable("Lists or mappings are nested too deeply.", Place(name), "too-large") from None
     if root is None:
-        raise _unreadable("The file is empty.", Place(name, 1, 1), "empty")
+        raise _unreadable("The file is empty.", Place(name, 1, 1), "empty-file")
     _check_nodes(name, root)
     try:
         return Document(name, yaml.safe_load(text), root)

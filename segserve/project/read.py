@@ -70,17 +70,16 @@ def find_file(folder: Path) -> Path:
         InvalidProject: there is none, there are two, or it is a symlink that leaves the repository.
     """
     if not folder.is_dir():
-        raise InvalidProject(f"The repository has no folder '{folder.name}'.", hint=WHAT_IS_NEEDED)
+        raise _refused("no-mlproject", f"The repository has no folder '{folder.name}'.", WHAT_IS_NEEDED)
     files = _named_mlproject(folder)
     if not files:
-        raise InvalidProject("There is no MLProject file, so this is no executor.", hint=WHAT_IS_NEEDED)
+        raise _refused("no-mlproject", "There is no MLProject file, so this is no executor.", WHAT_IS_NEEDED)
     if len(files) > 1:
         names = " and ".join(path.name for path in files)
-        raise InvalidProject(f"There are two project files: {names}.", hint="MLflow takes either: remove one.")
+        raise _refused("two-mlprojects", f"There are two project files: {names}.", "MLflow takes either: remove one.")
     if not files[0].resolve().is_relative_to(repository_root(folder)):
-        raise InvalidProject(
-            f"{files[0].name} is a link that leaves the repository.", hint="Put the file itself there."
-        )
+        message = f"{files[0].name} is a link that leaves the repository."
+        raise _refused("outside-repository", message, "Put the file itself there.")
     return files[0]
 
 
@@ -97,6 +96,10 @@ def repository_root(folder: Path) -> Path:
     """The nearest folder upwards with a `.git`, else `folder` itself; resolved."""
     resolved = folder.resolve()
     return next((path for path in (resolved, *resolved.parents) if (path / ".git").exists()), resolved)
+
+
+def _refused(rule: str, message: str, fix: str) -> InvalidProject:
+    return InvalidProject(message, hint=fix, findings=[Finding(rule, Severity.ERROR, message, fix=fix)])
 
 
 def _invalid(file: Path, findings: list[Finding]) -> InvalidProject:
@@ -272,7 +275,7 @@ class _Reader:
         )
         problem = "" if parameter.default is None else type_problem(parameter, parameter.default)
         if problem:
-            self._warn("default", f"The default of '{name}' does not fit: {problem}", *keys)
+            self._warn("bad-default", f"The default of '{name}' does not fit: {problem}", *keys)
         return parameter
 
     def _limit(self, value: Mapping[str, Any], key: str, *keys: str) -> float | None:

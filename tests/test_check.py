@@ -1,0 +1,76 @@
+"""`segserve check`, the static part: one broken repository per rule, each caught by exactly its rule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from segserve import check
+from segserve.cli import main
+from segserve.errors import UsageError
+from segserve.findings import Finding
+from tests.corpus import BROKEN, make
+
+ROOT = Path(__file__).parent.parent
+
+
+def found(folder: Path, **options: object) -> tuple[Finding, ...]:
+    return check.examine(folder, **options).findings  # type: ignore[arg-type]
+
+
+def test_the_good_repository_is_clean(tmp_path: Path) -> None:
+    assert found(make(tmp_path / "good")) == ()
+
+
+def test_every_static_rule_has_a_broken_repository() -> None:
+    assert set(BROKEN) == set(check.STATIC)
+    assert len(BROKEN) >= 40
+
+
+@pytest.mark.parametrize("rule", BROKEN)
+def test_each_is_caught_by_exactly_its_rule(tmp_path: Path, rule: str) -> None:
+    findings = found(make(tmp_path / "broken", BROKEN[rule]))
+    assert {finding.rule for finding in findings} == {rule}, [str(finding) for finding in findings]
+    for finding in findings:
+        assert finding.severity is check.RULES[rule].severity
+        assert finding.message
+        assert finding.fix
+
+
+@pytest.mark.parametrize("rule", BROKEN)
+def test_every_rule_can_be_ignored_by_name(tmp_path: Path, rule: str) -> None:
+    folder = make(tmp_path / "broken", BROKEN[rule])
+    report = check.examine(folder, ignore=[rule])
+    assert report.findings == ()
+    assert {finding.rule for finding in report.ignored} >= {rule}
+
+
+def test_the_manifest_ignores_by_name(tmp_path: Path) -> None:
+    changes = {**BROKEN["no-licence"], "segserve.toml": '[check]\nignore = ["no-licence"]\n'}
+    assert found(make(tmp_path / "broken", changes)) == ()
+
+
+def test_a_wrong_name_to_ignore_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as refused:
+        check.examine(make(tmp_path / "good"), ignore=["no-license"])
+    assert "no-licence" in refused.value.hint
+
+
+@pytest.mark.parametrize("rule", check.RULES)
+def test_every_rule_has_a_page_that_says_the_same(rule: str) -> None:
+    page = (ROOT / "docs" / "rules" / f"{rule}.md").read_text(encoding="utf-8")
+    known = check.RULES[rule]
+    assert page.startswith(f"# {rule}\n\n*{known.severity}*")
+    assert known.summary in page
+    assert known.fix in page
+    assert f"| [{rule}]({rule}.md) | {known.severity} |" in (ROOT / "docs" / "rules" / "README.md").read_text()
+
+
+def test_no_page_is_left_of_a_rule_that_is_gone() -> None:
+    assert {path.stem for path in (ROOT / "docs" / "rules").glob("*.md")} == {*check.RULES, "README"}
+
+
+@pytest.mark.parametrize("executor", [".", "executors/threshold"])
+def test_our_own_executors_pass_clean(tmp_path: Path, executor: str) -> None:
+    assert main(["check", f"{ROOT}#{executor}" if executor != "." else str(ROOT), "--fail-on", "warning"]) == 0
