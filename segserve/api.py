@@ -35,7 +35,7 @@ from segserve.exporters import targets
 from segserve.findings import Finding
 from segserve.inputs import Selection
 from segserve.journal import JobRecord
-from segserve.model import Resources
+from segserve.model import JobState, Resources
 from segserve.pipeline import (
     Context,
     QuietReporter,
@@ -337,10 +337,17 @@ class Session:
             "executor": job.executor,
             "entry": job.entry,
             "images": len(inputs.read_map(staged)) if staged.exists() else None,
+            "progress": self._progress(record),
             "created": job.created,
             "result": record.result,
             "error": record.error.get("message", "") if record.error else "",
         }
+
+    def _progress(self, record: JobRecord) -> dict[str, int] | None:
+        """What the executor of a running job says: how many images are done, of how many."""
+        running = record.state is JobState.RUNNING
+        said = local.progress(self.ctx.home.job(record.job_id).attempt(1)) if running else None
+        return asdict(said) if said else None
 
     def show(self, job_id: str) -> dict[str, Any]:
         """Everything known about one job.

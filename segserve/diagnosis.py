@@ -111,6 +111,18 @@ TABLE: Sequence[Row] = (
         "Pin the version of that package in the executor's environment file.",
     ),
     _row(
+        "weights-unreachable",
+        r"WeightsError: could not download the weights '(?P<name>[^'\n]+)' from (?P<address>\S+): ",
+        "it could not download the weights '{name}' from {address}",
+        "Check network and proxy (`segserve doctor`), or put the file where the last line of the quote says.",
+    ),
+    _row(
+        "weights-mismatch",
+        r"WeightsError: the weights '(?P<name>[^'\n]+)' from (?P<address>\S+) are not what was expected",
+        "the weights '{name}' at {address} are not the ones that it was written for (another SHA-256).",
+        "The author has to say which are right. If a proxy answers with a page of its own, segserve doctor shows it.",
+    ),
+    _row(
         "no-network",
         r"(?i)urllib\.error\.URLError|urlopen error|NameResolutionError|Name or service not known|gaierror"
         r"|Temporary failure in name resolution|Failed to resolve|Network is unreachable|LocalEntryNotFoundError"

@@ -4,7 +4,7 @@ $SEGSERVE_HOME/
   segserve.db  mlflow.db  mlartifacts/  tracking.json
   repos/<key>.git  envs/<key>/  cache/  tmp/
   jobs/<id>/{job.json, facts.json, segserve.lock, inputs/, inputs.json, fetched/, result/, lock}
-  jobs/<id>/<attempt>/{attempt.json, checkout/, log, supervisor.json, heartbeat.json, outcome.json}
+  jobs/<id>/<attempt>/{attempt.json, checkout/, log, progress, supervisor.json, heartbeat.json, outcome.json}
 """
 
 from __future__ import annotations
@@ -51,6 +51,11 @@ class AttemptDir:
     def heartbeat(self) -> Path:
         """Rewritten every few seconds while the attempt lives, with the processes that it consists of."""
         return self.path / "heartbeat.json"
+
+    @property
+    def progress(self) -> Path:
+        """How many images are done, as the executor says it (`SEGSERVE_PROGRESS`); empty if it says nothing."""
+        return self.path / "progress"
 
     @property
     def outcome(self) -> Path:

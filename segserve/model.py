@@ -106,6 +106,8 @@ class Job:
 
 COOKIE = "SEGSERVE_ATTEMPT"  # in the environment of everything that an attempt starts, with the value `plan.cookie`
 CONTAINER_LABEL = "segserve.attempt"  # the same on its containers
+INPUTS_VARIABLE = "SEGSERVE_INPUTS"  # tells an executor where inputs.json is
+PROGRESS_VARIABLE = "SEGSERVE_PROGRESS"  # and where to write how many images are done
 GO = b"go\n"  # what a supervisor that was started early waits for
 
 
@@ -158,6 +160,14 @@ class Outcome:
     ended: float = 0.0
     max_rss_bytes: int = 0
     cpu_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an executor says that it is: `done` of `total` images."""
+
+    done: int
+    total: int
 
 
 @dataclass(frozen=True, slots=True)

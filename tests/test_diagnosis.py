@@ -16,6 +16,21 @@ PROGRAMS = [
     ("package-not-found", "import surely_absent.deeper", "'surely_absent'"),
     ("import", "from json import nonesuch", "'json' has no 'nonesuch'"),
     ("missing-library", "import ctypes; ctypes.CDLL('libsurelyabsent.so.1')", "libsurelyabsent.so.1"),
+    (
+        "weights-unreachable",
+        "from segserve_sdk import weights as w; w.fetch('http://127.0.0.1:9/blob.pt', '0' * 64, tries=1)",
+        "'blob.pt' from http://127.0.0.1:9/blob.pt",
+    ),
+    (
+        "weights-mismatch",
+        (
+            "from http.server import HTTPServer, SimpleHTTPRequestHandler as Files\nimport threading\n"
+            "from segserve_sdk import weights\nserver = HTTPServer(('127.0.0.1', 0), Files)\n"
+            "threading.Thread(target=server.serve_forever, daemon=True).start()\n"
+            "weights.fetch(f'http://127.0.0.1:{server.server_port}/main.py', '0' * 64, tries=1)"
+        ),
+        "another SHA-256",
+    ),
     ("no-network", "import urllib.request as u; u.urlopen('http://127.0.0.1:9/weights.pt')", "Connection refused"),
     ("no-network", "import requests; requests.get('http://127.0.0.1:9/weights.pt')", "Max retries"),
     ("no-network", "import socket; socket.getaddrinfo('x.invalid', 80)", "gaierror"),

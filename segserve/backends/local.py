@@ -30,19 +30,21 @@ from segserve.model import (
     Ending,
     LaunchPlan,
     Outcome,
+    Progress,
     outcome_from_json,
     plan_from_json,
     to_json,
     write_atomically,
 )
 
-__all__ = ["ALIVE", "CAPABILITIES", "Handle", "cancel", "clean_environment", "follow", "preload", "recover"]
+__all__ = ["ALIVE", "CAPABILITIES", "Handle", "cancel", "clean_environment", "follow", "preload", "progress", "recover"]
 
 CAPABILITIES = Capabilities(shared_filesystem=True, gpus=True, docker=True, detached=True, preloads=True)
 
 CANCEL_SECONDS = 40.0
 _END_SECONDS = 10.0
 _POLL_SECONDS = 0.2
+_PROGRESS_BYTES = 256
 
 # What of our environment reaches an executor. Everything else (secrets of the shell, PYTHONPATH, VIRTUAL_ENV, what
 # belongs to segserve or to another MLflow) stays here.
@@ -261,6 +263,23 @@ def follow(attempt: AttemptDir, *, until: Callable[[], bool], pause: float = 0.1
             time.sleep(pause)
     if rest:
         yield _CONTROL_CHARACTERS.sub("", rest)
+
+
+def progress(attempt: AttemptDir) -> Progress | None:
+    """How many images are done, if the executor says so. The file is its own to write: nothing in it is believed."""
+    try:
+        descriptor = os.open(attempt.progress, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:  # not launched yet, or it is no file any more
+        return None
+    try:
+        said = json.loads(os.read(descriptor, _PROGRESS_BYTES))
+        done, total = said["done"], said["total"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    finally:
+        os.close(descriptor)
+    plausible = type(done) is int and type(total) is int and 0 <= done <= total < 10**9
+    return Progress(done, total) if plausible else None
 
 
 def _lock_holder(lock: Path) -> int:

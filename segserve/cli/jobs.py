@@ -31,10 +31,16 @@ def ps_command(everything: bool, limit: int, as_json: bool) -> None:
         render.echo("No jobs." if everything else "No open jobs. (-a shows finished ones.)")
     else:
         rows = [
-            (j["job"], j["state"], j["executor"], j["entry"], j["images"], render.moment(j["created"]), _outcome(j))
+            (j["job"], j["state"], j["executor"], j["entry"], _images(j), render.moment(j["created"]), _outcome(j))
             for j in jobs
         ]
         render.echo(render.table(("job", "state", "executor", "entry", "images", "created", ""), rows, right=(4,)))
+
+
+def _images(job: dict[str, Any]) -> str | None:
+    """How many; of a running executor that says so, how many are done."""
+    said = job["progress"]
+    return f"{said['done']}/{said['total']}" if said else job["images"]
 
 
 def _outcome(job: dict[str, Any]) -> str:

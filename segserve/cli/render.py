@@ -157,7 +157,7 @@ class TerminalReporter:
             self._last = now
             self._open = True
             with suppress(OSError):
-                click.echo(f"\r\x1b[K  {what} {done}/{total}", nl=False, err=True)
+                click.echo(f"\r\x1b[K  {done} of {total} {what}", nl=False, err=True)
             if done == total:
                 self._close()
 

@@ -7,7 +7,8 @@ container's, under a name of its own, so that images of concurrent jobs never sh
 and quoted (`launch_arguments`); MLflow takes a dict, so what repeats stands behind the first value of its kind.
 
 The executor sees the job's checkout (over MLflow's copy of the project and at its own path), its inputs and `path`
-parameters read-only, the cache and the run's artifact folder: nothing else of the host. Paths are the same inside.
+parameters read-only, the cache, the run's artifact folder and the file for its progress: nothing else of the host.
+Paths are the same inside.
 """
 
 from __future__ import annotations
@@ -105,6 +106,7 @@ def launch_arguments(
     cache: Path,
     label: str,
     resources: Resources,
+    progress: Path | None = None,
     path_mounts: Iterable[Path] = (),
     gpus: Sequence[str] = (),
     variables: Mapping[str, str] | None = None,
@@ -115,11 +117,12 @@ def launch_arguments(
 ) -> dict[str, Any]:
     """The `docker_args` of `mlflow.projects.run`; every value is quoted for the shell that MLflow hands it to.
 
-    `project` is the project's folder in `checkout`; `path_mounts` are further host paths, mounted read-only;
-    `artifacts` is the run's artifact folder where it is local (MLflow mounts it itself; we create it, else the engine
-    would, as root). `gpus` are UUIDs. `variables` are set in the container and seen in the log; `secrets` are names
-    whose values the container takes from the environment of the `docker` command, so that no argument list and no file
-    holds them. `user` is `uid:gid` (default: the caller, so that files can be removed), "" leaves it to the image.
+    `project` is the project's folder in `checkout`; `progress` is a file that the executor writes; `path_mounts` are
+    further host paths, mounted read-only; `artifacts` is the run's artifact folder where it is local (MLflow mounts it
+    itself; we create it, else the engine would, as root). `gpus` are UUIDs. `variables` are set in the container and
+    seen in the log; `secrets` are names whose values the container takes from the environment of the `docker` command,
+    so that no argument list and no file holds them. `user` is `uid:gid` (default: the caller, so that files can be
+    removed), "" leaves it to the image.
 
     Raises:
         BackendError: a path or the tracking address cannot be handed over by MLflow, or the engine does not answer.
@@ -130,7 +133,8 @@ def launch_arguments(
     mounts = _Mounts()
     mounts.add(checkout)
     mounts.add(project, WORKDIR)
-    mounts.add(cache)
+    for writable in (cache, *([progress] if progress else [])):
+        mounts.add(writable)
     for path in ([inputs] if inputs else []) + list(path_mounts):
         mounts.add(path, read_only=True)
     for volume in environment.arguments.get("volumes", ()):

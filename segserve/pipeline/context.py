@@ -25,7 +25,7 @@ class Reporter(Protocol):
         """Worth acting on."""
 
     def progress(self, done: int, total: int, what: str) -> None:
-        """`done` of `total` items of the step."""
+        """`done` of `total` items of the step: "12 of 40 images staged"."""
 
     def line(self, text: str) -> None:
         """A line of a build or of the executor."""

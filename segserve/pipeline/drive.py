@@ -24,7 +24,17 @@ from segserve.backends import local
 from segserve.errors import BackendError, RunCancelled, SegserveError, disk_full
 from segserve.fetch import is_remote
 from segserve.journal import new_job_id
-from segserve.model import Environment, Job, JobState, LaunchPlan, Outcome, StagedImage, to_json, write_atomically
+from segserve.model import (
+    Environment,
+    Job,
+    JobState,
+    LaunchPlan,
+    Outcome,
+    Progress,
+    StagedImage,
+    to_json,
+    write_atomically,
+)
 from segserve.pipeline.context import Context
 from segserve.pipeline.facts import Facts
 from segserve.pipeline.finish import finish, record_failure
@@ -92,6 +102,7 @@ class _Drive:
         self.fence = 0
         self.facts = Facts()
         self.stop = threading.Event()
+        self.said: Progress | None = None  # by the executor
 
     def go(self) -> Result | Started:
         self.attempt.path.mkdir(parents=True, mode=0o700)
@@ -250,7 +261,7 @@ class _Drive:
         def progress(done: int, total: int) -> None:
             if self.stop.is_set():
                 raise RunCancelled("Staging was interrupted.")
-            self.ctx.reporter.progress(done, total, "staging images")
+            self.ctx.reporter.progress(done, total, "images staged")
 
         return inputs.stage(prepared.images, self.folder.inputs, self.folder.inputs_map, progress=progress)
 
@@ -299,10 +310,17 @@ class _Drive:
         follower = threading.Thread(target=self._follow, daemon=True)
         follower.start()
         try:
-            return handle.wait()
+            return handle.wait(tick=self._tell_progress)
         finally:
             self.stop.set()
             follower.join(timeout=2)
+
+    def _tell_progress(self) -> None:
+        """Hand what the executor says of its progress to the reporter, whenever that has changed."""
+        said = local.progress(self.attempt)
+        if said is not None and said != self.said:
+            self.said = said
+            self.ctx.reporter.progress(said.done, said.total, "images")
 
     def _follow(self) -> None:
         """Hand the lines of the attempt's log to the reporter as they come."""

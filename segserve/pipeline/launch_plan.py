@@ -11,7 +11,7 @@ from segserve import tracking
 from segserve.devices import Lease
 from segserve.environments import docker
 from segserve.layout import JobDir
-from segserve.model import Environment, Job, LaunchPlan
+from segserve.model import INPUTS_VARIABLE, PROGRESS_VARIABLE, Environment, Job, LaunchPlan
 from segserve.pipeline.facts import Facts
 from segserve.pipeline.prepare import Localised, Prepared
 from segserve.project import CONVENTIONAL_MAP
@@ -37,7 +37,11 @@ class Launch:
             values[self.job.images_parameter] = str(self.folder.inputs)
             if CONVENTIONAL_MAP in self.prepared.entry.parameters:
                 values[CONVENTIONAL_MAP] = str(self.folder.inputs_map)
-        server = tracker.server
+        server, attempt = tracker.server, self.folder.attempt(1)
+        attempt.progress.touch(mode=0o600)
+        told = {PROGRESS_VARIABLE: str(attempt.progress)}
+        if self.job.images_parameter:
+            told[INPUTS_VARIABLE] = str(self.folder.inputs_map)
         plan = LaunchPlan(
             job_id=self.job.id,
             number=1,
@@ -53,6 +57,7 @@ class Launch:
             variables={
                 **(server.variables if server.embedded else {}),
                 "CACHE_FOLDER": str(self.cache),
+                **told,
                 **self.environment.variables,
             },
             gpus=lease.uuids,
@@ -75,10 +80,8 @@ class Launch:
             cache=self.cache,
             label=plan.cookie,
             resources=self.job.resources,
-            path_mounts=(
-                *self.localised.mounts,
-                *([self.folder.inputs_map] if CONVENTIONAL_MAP in plan.parameters else []),
-            ),
+            path_mounts=[*self.localised.mounts, *([self.folder.inputs_map] if self.job.images_parameter else [])],
+            progress=attempt.progress,
             gpus=plan.gpus,
             variables=plan.variables,
             secrets=tuple(external),

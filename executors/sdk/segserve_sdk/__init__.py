@@ -1,4 +1,10 @@
-"""A small kit for executors: read staged images, turn label masks into polygons, write format 0.2.
+"""A small kit for executors: a `Runner` that does everything around a model, and the parts that it is made of.
 
-`contours`, `images` and `output` are imported by name: `from segserve_sdk import contours, images, output`.
+`from segserve_sdk import Runner, parameter` is all that most executors need; the parts are modules of their own:
+`images`, `contours`, `output`, `progress`, `tracking`, `devices`, `weights`.
 """
+
+from segserve_sdk.parameters import parameter
+from segserve_sdk.runner import Runner
+
+__all__ = ["Runner", "parameter"]

@@ -20,15 +20,35 @@ def objects(
 
     labels: (rows, columns) integers, 0 = background; see `contours` for what the polygons mean.
     scores: one number per label value, for label 1, 2, … ; `label`: one text for all, or one per label value.
+
+    Raises:
+        ValueError: labels is no mask, or there are fewer scores or labels than label values.
     """
     found = []
+    largest = int(labels.max()) if labels.size else 0
+    for what, values in (("scores", scores), ("labels", None if isinstance(label, str) else label)):
+        if values is not None and len(values) < largest:
+            raise ValueError(f"there are {len(values)} {what}, but the mask has label values up to {largest}")
     for value, ring in contours.polygons(labels):
         name = label if isinstance(label, str) else label[value - 1]
-        item = {"label": name, "contour_coordinates": _numbers(ring), "type": "Polygon"}
+        item: Dict[str, Any] = {"label": name, "contour_coordinates": _numbers(ring), "type": "Polygon"}
         if scores is not None:
             item["score"] = float(scores[value - 1])
         found.append(item)
     return found
+
+
+def polygon(points: Any, score: Optional[float] = None, label: str = "Cell") -> Dict[str, Any]:
+    """One object whose outline is known already: `points` is anything like (n, 2), (x, y) through pixel centres.
+
+    Raises:
+        ValueError: fewer than three points, or not (n, 2).
+    """
+    ring = np.asarray(points, np.float64)
+    if ring.ndim != 2 or ring.shape[1] != 2 or len(ring) < 3:
+        raise ValueError(f"an outline is (n, 2) with n of at least 3, not {ring.shape}")
+    item: Dict[str, Any] = {"label": label, "contour_coordinates": _numbers(ring), "type": "Polygon"}
+    return item if score is None else dict(item, score=float(score))
 
 
 def write_output(path: Union[str, Path], model: str, per_image: Sequence[Sequence[Dict[str, Any]]]) -> None:
