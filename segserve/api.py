@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from segserve import bench as benchmarking
 from segserve import config as settings
 from segserve import devices, dialects, doctor, environments, inputs, layout, project, refs, tracking, validation
 from segserve.backends import local
@@ -27,6 +28,7 @@ from segserve.errors import (
     EnvironmentBuildFailed,
     InvalidRef,
     NotFound,
+    SegserveError,
     UnreadableImage,
     UsageError,
     disk_full,
@@ -295,6 +297,44 @@ class Session:
                 "gpu": devices.describe(request.gpus),
                 "warnings": [*ready.notes, *ready.spec.warnings, *map(str, ready.project.findings)],
             }
+
+    def bench(
+        self,
+        executors: Sequence[str],
+        images: str | Path,
+        truth: str | Path,
+        *,
+        parameters: Mapping[str, Sequence[str]] | None = None,
+        iou: float = 0.5,
+        rank: str = "ap",
+        pictures: int = 8,
+        output: Path | None = None,
+        experiment: str = benchmarking.EXPERIMENT,
+        **options: Any,
+    ) -> benchmarking.Benchmark:
+        """Run every executor with every combination of the parameter values that it knows, and rank the results.
+
+        images, truth: what `run` and `compare` take. `rank` is one of `bench.RANKINGS`; `options` are those of
+        `request` and hold for all.
+
+        Raises:
+            UsageError: images, truth or parameters are wrong. A candidate that fails is a row of the answer.
+        """
+        requests = [self.request(ref, [images], overlays=0, **options) for ref in executors]
+        declared = [self._declared(request) for request in requests]
+        candidates = benchmarking.expand(requests, declared, parameters or {})
+        setup = benchmarking.Setup(
+            Path(images).absolute(), Path(truth).absolute(), iou, rank, pictures, output, experiment
+        )
+        return benchmarking.run(self.ctx, candidates, setup)
+
+    def _declared(self, request: Request) -> set[str] | None:
+        """The names of the entry point's parameters; None when it cannot be had, which its run will report."""
+        try:
+            with self._loaded(request) as (_, loaded, _notes):
+                return set(project.select(loaded, request.ref.entry).parameters)
+        except SegserveError:
+            return None
 
     def info(self, request: Request) -> dict[str, Any]:
         """Entry points, parameters with types and defaults, environment, commit; nothing is built.

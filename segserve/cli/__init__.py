@@ -25,6 +25,7 @@ COMMANDS = {
     "check": "check",
     "validate": "validate",
     "compare": "compare",
+    "bench": "bench",
     "export": "convert",
     "import": "convert",
     "ui": "tools",

@@ -14,7 +14,12 @@ from segserve.errors import InvalidParameters
 _MOST_ROWS = 40
 
 
-def _parameters(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+def parameters_of(values: tuple[str, ...]) -> dict[str, str]:
+    """What several `-P NAME=VALUE` say.
+
+    Raises:
+        InvalidParameters: one is not of this form, or a name is there twice.
+    """
     pairs: dict[str, str] = {}
     for value in values:
         name, equals, text = value.partition("=")
@@ -24,6 +29,10 @@ def _parameters(_: click.Context, __: click.Parameter, values: tuple[str, ...]) 
             raise InvalidParameters(f"-P {name} is given twice.", hint="Leave one of them out.")
         pairs[name] = text
     return pairs
+
+
+def _parameters(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    return parameters_of(values)
 
 
 def _overlays(_: click.Context, __: click.Parameter, value: str) -> int | None:

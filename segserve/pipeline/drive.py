@@ -164,7 +164,7 @@ class _Drive:
 
     def _tags(self, prepared: Prepared) -> dict[str, str]:
         resolution = prepared.resolution
-        tags = {"requested": str(self.request.ref), "branch": resolution.branch}
+        tags = {**self.request.tags, "requested": str(self.request.ref), "branch": resolution.branch}
         if resolution.dirty:
             tags["dirty"] = "true"
         return {name: value for name, value in tags.items() if value}
@@ -205,6 +205,7 @@ class _Drive:
             experiment,
             name=f"{job.executor}#{job.entry} {job.id}",
             tags={
+                **({"mlflow.parentRunId": self.request.parent_run} if self.request.parent_run else {}),
                 "mlflow.source.name": job.pin.repo,
                 "mlflow.source.git.commit": job.pin.sha,
                 "segserve.job": job.id,

@@ -35,6 +35,8 @@ class Request:
     overlays: int | None = 24  # None: all
     exports: tuple[str, ...] = ()  # names of targets, checked
     experiment: str = ""
+    parent_run: str = ""  # of MLflow, in the same experiment: the job's run is nested under it
+    tags: Mapping[str, str] = field(default_factory=dict)  # of the job; in MLflow they begin with segserve.
     attached: bool = True
     offline: bool = False
     committed: bool = False

@@ -75,12 +75,9 @@ def publish(assembled: Path, wanted: Path, *, exact: bool) -> Path:
     """
     beside = wanted.parent / f".{wanted.name}.{os.getpid()}.partial"
     try:
-        if not wanted.parent.exists():
-            wanted.parent.mkdir(parents=True)
-            if not exact:  # our own folder of results: in a repository it would make every later run of that one dirty
-                (wanted.parent / ".gitignore").write_text("*\n", encoding="utf-8")
+        _make_parent(wanted, exact=exact)
         shutil.copytree(assembled, beside)
-        return _claim(beside, wanted, exact=exact)
+        return beside.rename(_claim(wanted, exact=exact))  # replaces the empty folder atomically
     except OSError as error:
         raise disk_full(error) or UsageError(
             f"'{wanted}' cannot be written: {error.strerror or error}.",
@@ -90,11 +87,32 @@ def publish(assembled: Path, wanted: Path, *, exact: bool) -> Path:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _claim(beside: Path, wanted: Path, *, exact: bool) -> Path:
+def new_folder(wanted: Path, *, exact: bool) -> Path:
+    """An empty folder for results that come one by one; names and errors as of `publish`."""
+    if exact and wanted.exists():
+        raise UsageError(f"'{wanted}' exists already.", hint="Results never overwrite: choose another -o.")
+    try:
+        _make_parent(wanted, exact=exact)
+        return _claim(wanted, exact=exact)
+    except OSError as error:
+        raise disk_full(error) or UsageError(
+            f"'{wanted}' cannot be written: {error.strerror or error}.", hint="Choose another -o."
+        ) from None
+
+
+def _make_parent(wanted: Path, *, exact: bool) -> None:
+    if wanted.parent.exists():
+        return
+    wanted.parent.mkdir(parents=True)
+    if not exact:  # our own folder of results: in a repository it would make every later run of that one dirty
+        (wanted.parent / ".gitignore").write_text("*\n", encoding="utf-8")
+
+
+def _claim(wanted: Path, *, exact: bool) -> Path:
     number, target = 1, wanted
     while True:
         try:
-            target.mkdir()  # whoever makes the folder owns the name; rename replaces an empty folder atomically
+            target.mkdir()  # whoever makes the folder owns the name
         except FileExistsError:
             if exact:
                 raise UsageError(
@@ -103,5 +121,4 @@ def _claim(beside: Path, wanted: Path, *, exact: bool) -> Path:
             number += 1
             target = wanted.with_name(f"{wanted.name}-{number}")
             continue
-        beside.rename(target)
         return target

@@ -286,8 +286,8 @@ def markdown_text(value: object) -> str:
     return re.sub(r"^(\s*\d+)([.)]\s)", r"\1\\\2", line)  # "1. …" would begin a list; a digit itself cannot be escaped
 
 
-def write(folder: Path, view: View) -> None:
-    """Write index.html and summary.md into `folder`."""
+def templates() -> Any:
+    """The jinja2 environment of all pages: everything is escaped, nothing may be undefined."""
     import jinja2
 
     loader = jinja2.FileSystemLoader(Path(__file__).resolve().parent.parent / "templates")
@@ -295,8 +295,13 @@ def write(folder: Path, view: View) -> None:
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(short=short, duration=duration)
+    return environment
+
+
+def write(folder: Path, view: View) -> None:
+    """Write index.html and summary.md into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    page = environment.get_template("report.html.j2").render(view=view, labels=_LABELS | _ABOUT, rows_limit=ROWS)
+    page = templates().get_template("report.html.j2").render(view=view, labels=_LABELS | _ABOUT, rows_limit=ROWS)
     (folder / "index.html").write_text(page, encoding="utf-8")
     (folder / "summary.md").write_text(summary(view), encoding="utf-8")
 
