@@ -18,7 +18,7 @@ from typing import Any
 
 from segserve import bench as benchmarking
 from segserve import config as settings
-from segserve import devices, dialects, doctor, environments, inputs, layout, project, refs, tracking, validation
+from segserve import devices, dialects, doctor, environments, inputs, kit, layout, project, refs, tracking, validation
 from segserve.backends import local
 from segserve.check import whole as checking
 from segserve.environments import docker
@@ -128,6 +128,19 @@ def validate(
     known = validation.measured(Path(images)) if images is not None else None
     reports = (validation.validate(Path(file), known, pairs=pairs, skip=frozenset(ignore)) for file in files)
     return [finding for report in reports for finding in report.findings]
+
+
+def sdk_wheel(folder: str | Path = ".") -> dict[str, str]:
+    """Write the wheel of `segserve_sdk` into `folder`; its path, version and SHA-256.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    try:
+        path = kit.write_wheel(Path(folder))
+    except OSError as error:
+        raise disk_full(error) or UsageError(f"'{folder}' cannot be written: {error.strerror}.") from None
+    return {"path": str(path), "version": kit.version(), "sha256": kit.digest()}
 
 
 @contextmanager

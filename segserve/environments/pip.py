@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from segserve import process, redact
+from segserve import kit, process, redact
 from segserve.environments.base import Report, build_failed, repository_root, tree
 from segserve.environments.indexes import HostSettings, Indexes, host_settings
 from segserve.environments.requirements import LocalPath, Requirements, read
@@ -69,13 +69,24 @@ def install(
         argv = [uv(), "pip", "install", "--python", str(python), "--no-sources", *host.arguments]
         argv += ["--compile-bytecode"] if bytecode else []
         argv += [*requirements.arguments, "-r", str(_written(scratch / "requirements.txt", lines))]
-        if requirements.constraints or constraints:
-            argv += ["-c", str(_written(scratch / "constraints.txt", [*requirements.constraints, *constraints]))]
+        limits = [*requirements.constraints, *constraints, *_kit(requirements, scratch / "kit")]
+        if limits:
+            argv += ["-c", str(_written(scratch / "constraints.txt", limits))]
         for path in host.constraints:
             argv += ["-c", str(path)]
         _build_or_install(argv, scratch, environment, report, "The Python packages cannot be installed.")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _kit(requirements: Requirements, folder: Path) -> tuple[str, ...]:
+    """The constraint by which `segserve_sdk`, whoever asks for it, is the wheel that came with segserve.
+
+    Not `--find-links`: a package of that name and a higher version on an index would win over it.
+    """
+    if not requirements.takes_our_kit:
+        return ()
+    return (f"{kit.NAME} @ {kit.write_wheel(folder).as_uri()}",)
 
 
 def freeze(python: Path) -> tuple[str, ...]:

@@ -8,3 +8,4 @@ from segserve_sdk.parameters import parameter
 from segserve_sdk.runner import Runner
 
 __all__ = ["Runner", "parameter"]
+__version__ = "0.1.0"

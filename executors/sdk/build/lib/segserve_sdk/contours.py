@@ -1,0 +1,370 @@
+"""Label masks ⇄ polygons: the one home of tracing, for executors and for segserve itself.
+
+**What a polygon means.** Coordinates are (x to the right, y down) in pixels and run through pixel *centres*, as
+`cv2.findContours` gives them: the pixel in column 3 of row 5 has its centre at (3.0, 5.0). One rule reads every ring:
+a pixel belongs to the object when its centre lies in the closed ring (inside by the even-odd rule, or on the line).
+So `mask(polygons(labels), labels.shape)` gives `labels` back, pixel by pixel.
+
+- A label in several parts (8-connected) becomes one polygon per part.
+- Holes are said within the same ring, as a *keyhole*: the ring walks to the hole along pixels of the object, around it
+  and back on the same way.
+- A part whose ring through the centres has no area (one pixel, a line one pixel wide) is given as the outline of its
+  pixels, with corners at half-integer coordinates: every polygon has at least three points and an area.
+"""
+
+from bisect import bisect_left
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Tuple
+
+import cv2
+import numpy as np
+
+# cv2's flood-fill mode marks visited pixels in the topmost bits of its int32 copy.
+_LARGEST = 2**30 - 1
+
+
+class Contours(NamedTuple):
+    """Many polygons in flat arrays; polygon `i` is `coordinates[offsets[i]:offsets[i + 1]]`.
+
+    labels: (m,) int64, ascending. offsets: (m + 1,) int64. coordinates: (n, 2) float64, (x, y); rings are not closed.
+    """
+
+    labels: np.ndarray
+    offsets: np.ndarray
+    coordinates: np.ndarray
+
+
+def polygons(labels: np.ndarray) -> List[Tuple[int, np.ndarray]]:
+    """`(label, ring)` for every part of every label, ascending by label; a ring is (n, 2) float64, see `trace`."""
+    found = trace(labels)
+    ends = found.offsets.tolist()
+    return [(label, found.coordinates[ends[i] : ends[i + 1]]) for i, label in enumerate(found.labels.tolist())]
+
+
+def trace(labels: np.ndarray) -> Contours:
+    """Trace all objects of a label mask in one pass.
+
+    labels: 2-D, any integer or boolean type, 0 = background. Parts of one label are ordered from top to bottom.
+
+    Raises:
+        ValueError: not a 2-D array of integers, or a negative label.
+    """
+    image, names = _as_int32(labels)
+    covered = cv2.countNonZero(image) if image.size else 0
+    if not covered:
+        return Contours(np.empty(0, np.int64), np.zeros(1, np.int64), np.empty((0, 2)))
+    rings = _flood_fill(image)
+    if rings.pixels().sum() != covered:
+        rings = _with_hidden_holes(image, rings)
+    return _assemble(image, names, rings)
+
+
+def mask(polygons: Iterable[Tuple[int, Any]], shape: Tuple[int, int]) -> np.ndarray:
+    """The label mask of `(label, ring)` pairs: int32 of `shape` (rows, columns); where rings overlap, the last wins.
+
+    A ring is anything like (n, 2), in the coordinates of this module; what lies outside the image is cut off.
+
+    Raises:
+        ValueError: a ring is not (n, 2) or not finite.
+    """
+    result = np.zeros(shape, np.int32)
+    for label, ring in polygons:
+        points = np.asarray(ring, np.float64)
+        if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
+            raise ValueError("a ring is an array of n finite (x, y) points")
+        if len(points):
+            _paint(result, points, label)
+    return result
+
+
+# ------------------------------------------------------------------------------------------------------- tracing
+
+
+class _Rings(NamedTuple):
+    """Rings as cv2 gives them, flat: ring `i` has `lengths[i]` of the `points` (n, 2) int32 from `starts[i]` on.
+
+    `parts[i]` is the ring of the part that a hole lies in, -1 for parts themselves. cv2 walks holes the other way
+    round than parts, so that `twice_area` is negative for them.
+    """
+
+    points: np.ndarray
+    lengths: np.ndarray
+    labels: np.ndarray
+    parts: np.ndarray
+    starts: np.ndarray
+    twice_area: np.ndarray
+    steps: np.ndarray
+
+    def ring(self, index: int) -> np.ndarray:
+        """The points of one ring."""
+        return self.points[self.starts[index] : self.starts[index] + self.lengths[index]]
+
+    def pixels(self) -> np.ndarray:
+        """How many pixels each ring adds to its label (a hole takes away), by Pick's theorem.
+
+        cv2's rings walk in the 8 directions, a step has `max(|dx|, |dy|)` pixels. A part has area + steps / 2 + 1
+        pixels, also where the ring walks a spur to and fro; a hole has area - steps / 2 + 1.
+        """
+        return (self.twice_area + self.steps) // 2 + np.where(self.parts < 0, 1, -1)
+
+
+def _rings(points: np.ndarray, lengths: np.ndarray, labels: np.ndarray, parts: np.ndarray) -> _Rings:
+    starts = np.cumsum(lengths) - lengths
+    ends = starts + lengths - 1
+    x, y = np.ascontiguousarray(points.T)
+    step_x, step_y = np.empty_like(x), np.empty_like(y)
+    for step, values in ((step_x, x), (step_y, y)):
+        step[:-1] = values[1:] - values[:-1]
+        step[ends] = values[starts] - values[ends]
+    # The cross product of a point with the next one is that with the step between them.
+    twice_area = np.add.reduceat(step_x * y.astype(np.int64) - x.astype(np.int64) * step_y, starts)
+    steps = np.add.reduceat(np.maximum(np.abs(step_x), np.abs(step_y)), starts, dtype=np.int64)
+    return _Rings(points, lengths, labels, parts, starts, twice_area, steps)
+
+
+def _as_int32(labels: np.ndarray) -> Tuple[np.ndarray, Any]:
+    """The mask as contiguous int32 and, if values had to be renumbered, the original value of every new one."""
+    array = np.asarray(labels)
+    if array.ndim != 2 or array.dtype.kind not in "iub":
+        raise ValueError(f"a label mask is a 2-D array of integers, not {array.ndim}-D {array.dtype}")
+    if array.size and array.dtype.kind == "i" and array.min() < 0:
+        raise ValueError("a label mask has no negative values")
+    if array.size and array.dtype.itemsize > 2 and array.max() > _LARGEST:
+        names, inverse = np.unique(np.append(array, array.dtype.type(0)), return_inverse=True)
+        return inverse[:-1].reshape(array.shape).astype(np.int32), names
+    return np.ascontiguousarray(array, np.int32), None
+
+
+def _flood_fill(image: np.ndarray) -> _Rings:
+    """All rings that cv2's int32 mode finds, without those around background."""
+    found, tree = cv2.findContours(image, cv2.RETR_FLOODFILL, cv2.CHAIN_APPROX_SIMPLE)
+    lengths = np.fromiter(map(len, found), np.int64, len(found))
+    points = np.concatenate(found)[:, 0, :]
+    first = points[np.cumsum(lengths) - lengths]
+    # Rings around background may leave the image by one pixel.
+    rows, columns = image.shape
+    within = ((first >= 0) & (first < (columns, rows))).all(axis=1)
+    labels = np.where(within, image[np.where(within, first[:, 1], 0), np.where(within, first[:, 0], 0)], 0)
+    keep = labels > 0
+    parts, number = tree[0, :, 3], np.append(np.cumsum(keep) - 1, -1)
+    return _rings(points[np.repeat(keep, lengths)], lengths[keep], labels[keep], number[parts[keep]])
+
+
+def _with_hidden_holes(image: np.ndarray, rings: _Rings) -> _Rings:
+    """cv2's flood fill overlooks a hole that other labels fill to its brim: labels that lack one are traced alone."""
+    have = np.bincount(rings.labels, rings.pixels(), int(image.max()) + 1)
+    wrong = np.flatnonzero(have != np.bincount(image.ravel()))
+    keep = ~np.isin(rings.labels, wrong)
+    number = np.append(np.cumsum(keep) - 1, -1)
+    points, lengths = [rings.points[np.repeat(keep, rings.lengths)]], [rings.lengths[keep]]
+    labels, parts = [rings.labels[keep]], [number[rings.parts[keep]]]
+    total = int(keep.sum())
+    for label in wrong[wrong > 0].tolist():
+        own = rings.points[np.repeat(rings.labels == label, rings.lengths)]
+        (left, top), (right, bottom) = own.min(axis=0).tolist(), own.max(axis=0).tolist()
+        crop = (image[top : bottom + 1, left : right + 1] == label).astype(np.uint8)
+        found, tree = cv2.findContours(crop, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(left, top))
+        points += [ring[:, 0, :] for ring in found]
+        lengths.append(np.fromiter(map(len, found), np.int64, len(found)))
+        labels.append(np.full(len(found), label, rings.labels.dtype))
+        parts.append(np.where(tree[0, :, 3] < 0, -1, tree[0, :, 3] + total))
+        total += len(found)
+    return _rings(*(np.concatenate(part) for part in (points, lengths, labels, parts)))
+
+
+def _assemble(image: np.ndarray, names: Any, rings: _Rings) -> Contours:
+    """One ring per part: holes joined, flat parts outlined, everything in order."""
+    pool, starts, lengths = [rings.points.astype(np.float64)], rings.starts.copy(), rings.lengths.copy()
+    end = len(rings.points)
+    for indices, replacement in _replacements(image, rings):
+        count = len(replacement) // len(indices)
+        starts[indices], lengths[indices] = end + count * np.arange(len(indices)), count
+        pool.append(replacement)
+        end += len(replacement)
+    parts = np.flatnonzero(rings.parts < 0)
+    first = rings.points[rings.starts[parts]]
+    parts = parts[np.lexsort((first[:, 0], first[:, 1], rings.labels[parts]))]
+    starts, lengths, labels = starts[parts], lengths[parts], rings.labels[parts].astype(np.int64)
+    offsets = np.append(0, np.cumsum(lengths))
+    gather = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+    return Contours(labels if names is None else names[labels].astype(np.int64), offsets, np.concatenate(pool)[gather])
+
+
+def _replacements(image: np.ndarray, rings: _Rings) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
+    """Rings that cannot stay as cv2 gave them: indices (k,) and the new points (k * points of each, 2)."""
+    flat = np.flatnonzero(rings.twice_area == 0)
+    one = rings.points[rings.starts[flat]]
+    other = rings.points[rings.starts[flat] + rings.lengths[flat] - 1]
+    straight = (rings.lengths[flat] <= 2) & (one == other).any(axis=1)
+    if straight.any():
+        low, high = np.minimum(one, other)[straight] - 0.5, np.maximum(one, other)[straight] + 0.5
+        corners = [low[:, 0], low[:, 1], low[:, 0], high[:, 1], high[:, 0], high[:, 1], high[:, 0], low[:, 1]]
+        yield flat[straight], np.stack(corners, axis=1).reshape(-1, 2)
+    for index in flat[~straight]:
+        yield np.array([index]), _outline(rings.ring(index))
+    holes = np.flatnonzero(rings.parts >= 0)
+    for index in np.unique(rings.parts[holes]):
+        own = [rings.ring(hole) for hole in holes[rings.parts[holes] == index]]
+        joined = _keyhole(image, [rings.ring(index), *own])
+        yield np.array([index]), joined if _has_area(joined) else _thin_outline([rings.ring(index), *own], joined)
+
+
+def _unit_steps(ring: np.ndarray) -> np.ndarray:
+    """The pixels that a ring of 8-direction steps walks over, one after the other: (k, 2) int64."""
+    step = np.roll(ring, -1, axis=0).astype(np.int64) - ring
+    count = np.abs(step).max(axis=1)
+    ahead = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+    return np.repeat(ring, count, axis=0) + np.repeat(np.sign(step), count, axis=0) * ahead[:, None]
+
+
+def _outline(ring: np.ndarray) -> np.ndarray:
+    """The corner outline of the pixels that a ring without area walks over, round in cv2's direction."""
+    pixels = set(map(tuple, _unit_steps(ring).tolist()))
+    x, y = start = min(pixels, key=lambda pixel: (pixel[1], pixel[0]))
+    dx, dy, corners = 1, 0, []
+    while True:  # corner (x, y) is the upper left one of pixel (x, y); the object lies to the right of our way
+        x, y = x + dx, y + dy
+        left = (x + (dx + dy - 1) // 2, y + (dy - dx - 1) // 2)
+        right = (x + (dx - dy - 1) // 2, y + (dy + dx - 1) // 2)
+        if left in pixels:  # first, so that pixels that touch at a corner stay together
+            corners.append((x, y))
+            dx, dy = dy, -dx
+        elif right not in pixels:
+            corners.append((x, y))
+            dx, dy = -dy, dx
+        if (x, y) == start and (dx, dy) == (1, 0):
+            return np.array(corners[::-1]) - 0.5
+
+
+def _has_area(ring: np.ndarray) -> bool:
+    x, y = ring.T
+    return bool(np.dot(x, np.roll(y, -1)) != np.dot(y, np.roll(x, -1)))
+
+
+def _thin_outline(rings: List[np.ndarray], otherwise: np.ndarray) -> np.ndarray:
+    """The corner outline, holes included, of a part whose rings all run through the same pixels: a closed thin line.
+
+    Its own ring and those of its holes enclose the same area, so the keyhole has none. Such a line has diagonal steps
+    (a corner without one would have area); there the outlines outside and inside touch, so one walk takes all of them
+    (Hierholzer's). It touches itself and never crosses, whichever way it turns. `otherwise`: if there is no such walk.
+    """
+    pixels = {pixel for ring in rings for pixel in map(tuple, _unit_steps(ring).tolist())}
+    ways: Dict[Tuple[int, int], List[Tuple[int, int]]] = {}
+    for x, y in sorted(pixels, key=lambda pixel: (pixel[1], pixel[0])):
+        corners = [(x, y), (x + 1, y), (x + 1, y + 1), (x, y + 1)]
+        beyond = [(x, y - 1), (x + 1, y), (x, y + 1), (x - 1, y)]
+        for side, neighbour in enumerate(beyond):
+            if neighbour not in pixels:
+                ways.setdefault(corners[side], []).append(corners[(side + 1) % 4])
+    walk, todo = [], [next(iter(ways))]
+    while todo:
+        if ways[todo[-1]]:
+            todo.append(ways[todo[-1]].pop())
+        else:
+            walk.append(todo.pop())
+    if any(ways.values()):
+        return otherwise
+    return _turns(np.array(walk[:-1])) - 0.5
+
+
+def _keyhole(image: np.ndarray, rings: List[np.ndarray]) -> np.ndarray:
+    """One ring from a part's ring (first) and those of its holes: (n, 2) float64.
+
+    From the leftmost point of a hole a bridge goes left until the object ends, which is on the part's own ring or on
+    that of a hole further left. All of its pixels are the object's, so the closed ring holds no pixel too many.
+    """
+    walks = [_unit_steps(ring) for ring in rings]
+    walks[1:] = [np.roll(walk, -int(walk[:, 0].argmin()), axis=0) for walk in walks[1:]]
+    points = np.concatenate(walks)
+    begin = np.cumsum([0] + [len(walk) for walk in walks])
+    codes = points[:, 1] * image.shape[1] + points[:, 0]
+    order = np.argsort(codes, kind="stable")
+    doors: Dict[int, int] = {}  # position among the points → the hole that is entered there
+    for hole in range(1, len(walks)):
+        x, y = points[begin[hole]].tolist()
+        outside = np.flatnonzero(image[y, :x] != image[y, x])
+        door = y * image.shape[1] + (int(outside[-1]) + 1 if len(outside) else 0)
+        low, high = np.searchsorted(codes, [door, door + 1], sorter=order)
+        spots = [spot for spot in order[low:high].tolist() if not begin[hole] <= spot < begin[hole + 1]]
+        doors[next((spot for spot in spots if _opens_right(points, begin, spot)), spots[0])] = hole
+    return _turns(points[_tour(begin.tolist(), doors)]).astype(np.float64)
+
+
+def _opens_right(points: np.ndarray, begin: np.ndarray, spot: int) -> bool:
+    """Whether the object lies to the right of a ring's point, between its way in and its way out.
+
+    A ring may pass a pixel several times; a bridge from the right that meets the wrong passage would cross the ring.
+    """
+    ring = int(np.searchsorted(begin, spot, side="right")) - 1
+    first, length = begin[ring], begin[ring + 1] - begin[ring]
+    back = points[first + (spot - first - 1) % length] - points[spot]
+    ahead = points[first + (spot - first + 1) % length] - points[spot]
+    way_out, way_in = np.arctan2(ahead[1], ahead[0]), np.arctan2(back[1], back[0])
+    return bool(way_out % (2 * np.pi) <= ((way_out - way_in) % (2 * np.pi) or 2 * np.pi))
+
+
+def _tour(begin: List[int], doors: Dict[int, int]) -> List[int]:
+    """Positions in the order of one walk: along the part's ring, at each door to the hole, around it and back."""
+    spots = sorted(doors)
+    tour: List[int] = []
+    todo = [(0, 0, begin[1])]  # go on at a position, look for doors from a position on, end
+    while todo:
+        position, look, end = todo.pop()
+        found = bisect_left(spots, look)
+        if found == len(spots) or spots[found] >= end:
+            tour.extend(range(position, end))
+            continue
+        spot = spots[found]
+        hole = doors[spot]
+        tour.extend(range(position, spot + 1))
+        todo += [(spot, spot + 1, end), (begin[hole], begin[hole] + 1, begin[hole] + 1)]
+        todo.append((begin[hole], begin[hole], begin[hole + 1]))
+    return tour
+
+
+def _turns(ring: np.ndarray) -> np.ndarray:
+    """The ring without repeated points and without those between two steps in the same direction."""
+    ring = ring[(ring != np.roll(ring, 1, axis=0)).any(axis=1)]
+    ahead = np.sign(np.roll(ring, -1, axis=0) - ring)
+    return ring[(ahead != np.roll(ahead, 1, axis=0)).any(axis=1)]
+
+
+# ------------------------------------------------------------------------------------------------------ painting
+
+
+def _paint(image: np.ndarray, ring: np.ndarray, label: int) -> None:
+    whole = ring.astype(np.int32) if np.abs(ring).max() < 2**20 else None
+    if whole is not None and (whole == ring).all():
+        step = np.abs(np.roll(whole, -1, axis=0) - whole)
+        if ((step.min(axis=1) == 0) | (step[:, 0] == step[:, 1])).all():
+            # Steps in the 8 directions only: all pixels that cv2 draws have their centre on the line.
+            cv2.fillPoly(image, [whole], int(label))
+            return
+    rows, columns = _covered(ring, image.shape)
+    image[rows, columns] = label
+
+
+def _covered(ring: np.ndarray, shape: Tuple[int, int]) -> Tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the pixels whose centres lie in the closed ring (even-odd), cut to the image."""
+    following = np.roll(ring, -1, axis=0)
+    upper = np.where((ring[:, 1] <= following[:, 1])[:, None], ring, following)
+    lower = np.where((ring[:, 1] <= following[:, 1])[:, None], following, ring)
+    # Every row that an edge reaches, both ends included, and where the edge crosses it.
+    first = np.clip(np.ceil(upper[:, 1]), 0, shape[0]).astype(np.int64)
+    last = np.clip(np.floor(lower[:, 1]), -1, shape[0] - 1).astype(np.int64)
+    count = np.maximum(last - first + 1, 0)
+    edge = np.repeat(np.arange(len(ring)), count)
+    row = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + first[edge]
+    (x0, y0), (x1, y1) = upper[edge].T, lower[edge].T
+    level = y0 == y1
+    x = np.where(row == y1, x1, x0 + (x1 - x0) * ((row - y0) / np.where(level, 1, y1 - y0)))
+    # Between odd and even crossings is inside (an edge counts without its lower end); points on the line belong too.
+    crossing = ~level & (row < y1)
+    by_row = np.lexsort((x[crossing], row[crossing]))
+    inside_row, inside_x = row[crossing][by_row], x[crossing][by_row]
+    starts = np.concatenate([inside_x[0::2], x, np.minimum(x0, x1)[level]])
+    ends = np.concatenate([inside_x[1::2], x, np.maximum(x0, x1)[level]])
+    at = np.concatenate([inside_row[0::2], row, row[level]])
+    start = np.clip(np.ceil(starts), 0, shape[1]).astype(np.int64)
+    length = np.maximum(np.clip(np.floor(ends), -1, shape[1] - 1).astype(np.int64) - start + 1, 0)
+    column = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length) + np.repeat(start, length)
+    return np.repeat(at, length), column
