@@ -27,6 +27,7 @@ _DECIDING = re.compile(
     r"|EXCLUDE_NEWER|TORCH_BACKEND|NO_BINARY\w*|NO_BUILD\w*|OFFLINE)"
 )
 _FILES = ("UV_CONSTRAINT", "UV_OVERRIDE", "UV_BUILD_CONSTRAINT", "UV_EXCLUDE")
+_BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # other programs' words for SSL_CERT_FILE; git is told of them too
 # What would aim uv at another environment or project than the one we name.
 _AIMS = re.compile(
     r"VIRTUAL_ENV|CONDA_(PREFIX|DEFAULT_ENV)|GIT_(DIR|WORK_TREE|INDEX_FILE|COMMON_DIR|PREFIX|OBJECT_DIRECTORY)|PYTHON(PATH|HOME|STARTUP)|UV_(PYTHON|PROJECT\w*|SYSTEM_PYTHON|TARGET|PREFIX|"
@@ -206,7 +207,7 @@ def _connection(pip: Mapping[str, str]) -> dict[str, str]:
         if value and name not in os.environ and name.lower() not in os.environ:
             found[name] = value
 
-    default("SSL_CERT_FILE", pip.get("cert") or os.environ.get("REQUESTS_CA_BUNDLE"))
+    default("SSL_CERT_FILE", next(filter(None, (pip.get("cert"), *map(os.environ.get, _BUNDLES))), None))
     default("SSL_CLIENT_CERT", pip.get("client-cert"))
     for name in ("HTTP_PROXY", "HTTPS_PROXY"):
         default(name, pip.get("proxy"))

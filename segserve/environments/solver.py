@@ -141,25 +141,13 @@ def _progress(report: Report) -> InstallerReporter:
 
 
 def install(records: list[RepoDataRecord], prefix: Path, report: Report) -> None:
-    from rattler import Client
-    from rattler import install as rattler_install
     from rattler.exceptions import ExtractError, InstallerError, IoError, LinkError, TransactionError
 
     prefix.mkdir(parents=True, exist_ok=True)
     report(f"Installing into {prefix}")
     try:
         with _channel_errors([]):
-            _run(
-                rattler_install(
-                    records,
-                    prefix,
-                    cache_dir=_cache() / "pkgs",
-                    execute_link_scripts=True,  # as conda does; they come from where the packages' code comes from
-                    show_progress=False,
-                    client=Client.default_client(),
-                    reporter=_progress(report),
-                )
-            )
+            _run(_install(records, prefix, report))
     except (InstallerError, ExtractError, LinkError, TransactionError, IoError) as error:
         text = str(error)
         for line in text.splitlines():
@@ -173,6 +161,21 @@ def install(records: list[RepoDataRecord], prefix: Path, report: Report) -> None
             hint="If the text speaks of a hash, a broken download lies in the cache: try again.",
             quote=sources.without_tokens(text),
         ) from None
+
+
+async def _install(records: list[RepoDataRecord], prefix: Path, report: Report) -> None:
+    from rattler import Client
+    from rattler import install as rattler_install
+
+    await rattler_install(
+        records,
+        prefix,
+        cache_dir=_cache() / "pkgs",
+        execute_link_scripts=True,  # as conda does; they come from where the packages' code comes from
+        show_progress=False,
+        client=Client.default_client(),  # made here, since it reads proxies and certificates at once: see _connection
+        reporter=_progress(report),
+    )
 
 
 def compile_bytecode(python: Path, report: Report) -> None:

@@ -299,7 +299,7 @@ def _handed_over(access: Access) -> dict[str, str]:
 
 def _certificates() -> Settings:
     # As configuration, so that an http.sslCAInfo of the user's wins; libcurl by itself reads none of these variables.
-    names = ("SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE")
+    names = ("SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "PIP_CERT")
     files = [os.environ[name] for name in names if os.environ.get(name)]
     folder = os.environ.get("SSL_CERT_DIR")
     return (*((("http.sslCAInfo", files[0]),) if files else ()), *((("http.sslCAPath", folder),) if folder else ()))
