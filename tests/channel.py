@@ -40,7 +40,7 @@ def make_channel(folder: Path) -> str:
     """A channel with `python` (this one), `pip` and `greeting` 1.0 and 2.0 (noarch); returns its `file://` URL."""
     platform = str(Subdir.current())
     python = f"python {sys.version_info.major}.{sys.version_info.minor}.*"
-    add_package(folder, "python", PYTHON, _interpreter(), subdir=platform, depends=("__glibc >=2.17",))
+    add_package(folder, "python", PYTHON, interpreter(), subdir=platform, depends=("__glibc >=2.17",))
     add_package(folder, "pip", "24.0", _distribution("pip"), noarch="python", depends=("python >=3.7",))
     for version in ("1.0", "2.0"):
         add_package(
@@ -134,7 +134,7 @@ def make_wheel(folder: Path, name: str, version: str, code: str, *, requires: It
     return target
 
 
-def _interpreter() -> dict[str, bytes | Path]:
+def interpreter() -> dict[str, bytes | Path]:
     prefix = Path(sys.base_prefix)
     short = f"python{sys.version_info.major}.{sys.version_info.minor}"
     files: dict[str, bytes | Path] = {f"bin/{short}": (prefix / "bin" / short).resolve()}

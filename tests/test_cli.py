@@ -446,18 +446,10 @@ def test_cancel(segserve: Command, here: Path, images: Path) -> None:
 
 
 @pytest.mark.network
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_ends_everything(segserve: Command, here: Path, images: Path, how: signal.Signals) -> None:
     make_executor(here / "executor", "hang")
-    with subprocess.Popen(
-        [*SEGSERVE, "run", "./executor", str(images), "-v", "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stderr is not None
-        while "sleeping" not in (line := process.stderr.readline()):
-            assert line, "it ended before it began"
+    with _hanging(images) as process:
         job = segserve("ps", "--json").document[0]["job"]
         process.send_signal(how)
         out, err = process.communicate(timeout=60)
@@ -467,6 +459,55 @@ def test_an_interrupt_ends_everything(segserve: Command, here: Path, images: Pat
     shown = segserve("show", job, "--json").document
     assert shown["state"] == "cancelled"
     assert status_of(shown["mlflow"]) == "KILLED"
+
+
+@pytest.mark.network
+def test_under_nohup_a_run_outlives_its_terminal(segserve: Command, here: Path, images: Path) -> None:
+    make_executor(here / "executor", "hang")
+    with _hanging(images, "nohup") as process:
+        job = segserve("ps", "--json").document[0]["job"]
+        process.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(2)
+        assert segserve("show", job, "--json").document["state"] == "running"
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+
+
+def _hanging(images: Path, *before: str) -> subprocess.Popen[str]:
+    """A run of `./executor` whose executor sleeps by now."""
+    process = subprocess.Popen(
+        [*before, *SEGSERVE, "run", "./executor", str(images), "-v", "--json"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    while "sleeping" not in (line := process.stderr.readline()):
+        assert line, "it ended before it began"
+    return process
+
+
+@pytest.mark.network
+def test_open_shows_the_report(
+    segserve: Command, here: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\nprintf %s "$1" > {tmp_path}/opened\n')
+    browser.chmod(0o755)
+    monkeypatch.setenv("BROWSER", str(browser))
+    make_executor(here / "executor")
+    done = segserve("run", "./executor", images, "-o", "my result", "--open")
+    assert done.code == 0, done.err
+    report = here / "my result" / "report" / "index.html"
+    assert (tmp_path / "opened").read_text() == report.as_uri()
+    browser.write_text("#!/bin/sh\nexit 1\n")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
+    again = segserve("run", "./executor", images, "-o", "again", "--open")
+    assert again.code == 0
+    assert f"Open {(here / 'again' / 'report' / 'index.html').as_uri()} in yours" in again.err
 
 
 @pytest.mark.network

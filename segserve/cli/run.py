@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from segserve import api
-from segserve.cli import options, render
+from segserve.cli import browser, options, render
 from segserve.errors import InvalidParameters
 
 _MOST_ROWS = 40
@@ -123,7 +123,7 @@ def run_command(
 def _open(result: api.Result) -> None:
     report = result.folder / "report" / "index.html"
     if report.exists():  # an entry point without images has none
-        click.launch(str(report))
+        browser.show(report.absolute().as_uri())
 
 
 def _started_text(started: api.Started) -> str:

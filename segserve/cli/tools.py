@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from segserve import api
-from segserve.cli import options, render
+from segserve.cli import browser, options, render
 
 
 @click.command("images")
@@ -56,7 +56,7 @@ def ui_command(stop: bool, no_open: bool) -> None:
         address = session.ui()
     render.echo(address)
     if not no_open:
-        click.launch(address)
+        browser.show(address)
 
 
 @click.command("doctor")

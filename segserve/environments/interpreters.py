@@ -274,9 +274,14 @@ def _download(version: str, report: Report, said: list[str]) -> Found | None:
         argv = [uv(), "python", "find", "--managed-python", "--no-project", version]
         return Found(Path(process.run(argv, cwd=folder, env=variables).stdout.strip()), version)
     except process.CommandFailed as failed:
-        lines = failed.completed.stdout.strip().splitlines()
-        said.append(f"uv's download of {version}: {lines[-1].strip() if lines else failed.reason}")
+        said.append(f"uv's download of {version}: {_why(failed)}")
         return None
+
+
+def _why(failed: process.CommandFailed) -> str:
+    """The chain of causes that uv ends with, in one line."""
+    chain = failed.completed.stdout.rpartition("error: ")[2].split()
+    return " ".join(chain) or failed.reason
 
 
 def _from_channel(
