@@ -62,6 +62,32 @@ def test_nested_and_touching_blobs_come_back(shape: tuple[int, int, int, float, 
     check(blobs(*shape))
 
 
+@pytest.mark.parametrize("settings_", [{"_FEW": 0}, {"_SMALL": 0, "_ROOMY": 0}, {"_SMALL": 0, "_ROOMY": 0, "_FEW": 0}])
+@settings(max_examples=100, deadline=None)
+@given(labels=MASKS, shape=BLOBS)
+def test_every_way_through_gives_the_same(
+    settings_: dict[str, int], labels: np.ndarray, shape: tuple[int, int, int, float, int]
+) -> None:
+    """With and without the rings around background, holes traced one by one or all again: a matter of speed."""
+    for mask in (labels, blobs(*shape)):
+        usual = contours.trace(mask)
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in settings_.items():
+                patch.setattr(contours, name, value)
+            other = contours.trace(mask)
+        assert np.array_equal(usual.labels, other.labels)
+        assert np.array_equal(usual.offsets, other.offsets)
+        assert np.array_equal(usual.coordinates, other.coordinates)
+
+
+def test_many_labels_with_holes_and_a_label_far_beyond_their_number() -> None:
+    labels = np.zeros((200, 300), np.uint32)
+    for number in range(150):
+        cv2.circle(mask := np.zeros((200, 300), np.uint8), (10 + 20 * (number % 15), 10 + 20 * (number // 15)), 8, 1, 4)
+        labels[mask > 0] = 2**31 - 1 if number == 77 else number + 1
+    check(labels)
+
+
 @settings(max_examples=150, deadline=None)
 @given(labels=MASKS)
 def test_the_rule_of_the_closed_ring_says_the_same_without_cv2(labels: np.ndarray) -> None:
