@@ -75,9 +75,9 @@ def test_the_guides_segmentation(tmp_path: Path, dialect: str) -> None:
 def test_the_guides_denoising(tmp_path: Path, dialect: str) -> None:
     noisy = tmp_path / "images"
     noisy.mkdir()
-    tissue = cv2.imread(str(EXAMPLES / "tissue.png"), cv2.IMREAD_UNCHANGED)
-    noise = np.random.default_rng(1).normal(0, 25, (256, 256))
-    image = np.clip(cv2.cvtColor(tissue, cv2.COLOR_BGR2GRAY)[:256, :256] + noise, 0, 255).astype(np.uint8)
+    coins = cv2.imread(str(EXAMPLES / "coins.png"), cv2.IMREAD_UNCHANGED)
+    noise = np.random.default_rng(1).normal(0, 25, coins.shape)
+    image = np.clip(coins + noise, 0, 255).astype(np.uint8)
     cv2.imwrite(str(noisy / "single.png"), image)
     tifffile.imwrite(noisy / "series.tif", np.stack([image, image[::-1]]), metadata={"axes": "TYX"}, imagej=True)
     make_module(tmp_path / "module", "Image2Image", dialect)
@@ -89,7 +89,7 @@ def test_the_guides_denoising(tmp_path: Path, dialect: str) -> None:
     with tifffile.TiffFile(result.folder / "artifacts" / "images" / "series.tif") as file:
         assert file.series[0].axes == "TYX"
         series = file.asarray()
-    assert series.shape == (2, 256, 256)
+    assert series.shape == (2, *coins.shape)
     assert series.dtype == np.float32
     single = tifffile.imread(result.folder / "artifacts" / "images" / "single.tif")
     rough = cv2.Laplacian(image / 255.0, cv2.CV_64F).std()

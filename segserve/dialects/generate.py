@@ -17,7 +17,7 @@ import yaml
 from segserve.dialects import guest
 from segserve.dialects.module import RUNNER, Module
 from segserve.errors import InvalidProject
-from segserve.project import CONVENTIONAL_IMAGES, CONVENTIONAL_MAP, Parameter, kinds, repository_root
+from segserve.project import CONVENTIONAL_IMAGES, Parameter, kinds, repository_root
 
 FOLDER = ".segserve"
 DEVICE = "device"
@@ -83,12 +83,8 @@ def _facts(module: Module) -> dict[str, Any]:
 
 
 def _entry_points(module: Module) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        CONVENTIONAL_IMAGES: "path",
-        CONVENTIONAL_MAP: {"type": "string", "default": "", "adjustable": False,
-                           "description": "inputs.json, which segserve fills in"},
-    }  # fmt: skip
-    words = ["python -m segserve_modules run", f"{{{CONVENTIONAL_IMAGES}}}", f"--map={{{CONVENTIONAL_MAP}}}"]
+    values: dict[str, Any] = {CONVENTIONAL_IMAGES: "path"}
+    words = ["python -m segserve_modules run", f"{{{CONVENTIONAL_IMAGES}}}"]
     if all(parameter.name != DEVICE for parameter in module.parameters):
         values[DEVICE] = {
             "type": "string_enum",

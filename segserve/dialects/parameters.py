@@ -25,7 +25,7 @@ TYPES = tuple(
 # Names of types in the older spelling and in Python → those of the guide.
 OLDER = {"str": "string", "integer": "int", "number": "float", "double": "float", "boolean": "bool"}
 # What the generated entry point calls its own parameters.
-RESERVED = ("input_images", "input_map")
+RESERVED = ("input_images",)
 MAX_PARAMETERS = 200
 _MAX_DESCRIPTION = 600
 _KEYS = ("name", "description", "config")

@@ -10,7 +10,7 @@ from types import TracebackType
 
 from segserve.inputs.base import DECODER_ERRORS, File, Planes, Reader, Source, Unusable
 from segserve.inputs.discover import is_zarr
-from segserve.inputs.readers import bmp, czi, jpeg, lif, nd2, npy, omezarr, png, tiff
+from segserve.inputs.readers import bmp, czi, hdf5, jpeg, lif, nd2, npy, omezarr, png, tiff
 
 READERS: dict[str, Reader] = {
     "png": png,
@@ -18,6 +18,7 @@ READERS: dict[str, Reader] = {
     "tiff": tiff,
     "bmp": bmp,
     "npy": npy,
+    "hdf5": hdf5,
     "zarr": omezarr,
     "czi": czi,
     "nd2": nd2,
@@ -33,6 +34,7 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"MM\0+", "tiff"),
     (b"BM", "bmp"),
     (b"\x93NUMPY", "npy"),
+    (b"\x89HDF\r\n\x1a\n", "hdf5"),
     (b"ZISRAWFILE", "czi"),
     (b"\xda\xce\xbe\n", "nd2"),
     (b"\x70\0\0\0", "lif"),
@@ -41,6 +43,7 @@ _HEAD = 1024  # bytes; the chunks before the pixels of most PNGs are in them
 _SUFFIXES = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe"), "jpeg"),
     **dict.fromkeys((".tif", ".tiff", ".btf", ".tf8", ".lsm", ".stk", ".svs", ".qptiff"), "tiff"),
+    **dict.fromkeys((".h5", ".hdf5", ".hdf"), "hdf5"),
     **{f".{kind}": kind for kind in ("png", "bmp", "npy", "czi", "nd2", "lif")},
 }
 # What people give that is something else: the error can say what it is.
@@ -50,7 +53,6 @@ _FOREIGN: tuple[tuple[bytes, str], ...] = (
     (b"%PDF", "a PDF document"),
     (b"PK\x03\x04", "a ZIP archive (or npz, xlsx, docx)"),
     (b"\x1f\x8b", "a gzip archive"),
-    (b"\x89HDF", "an HDF5 file (Imaris, ilastik)"),
     (b"\0\0\0\x0cjP  ", "a JPEG 2000 image"),
     (b"\0\0\0\x0cJXL ", "a JPEG XL image"),
     (b"\x80\x04\x95", "a Python pickle, which is never opened"),

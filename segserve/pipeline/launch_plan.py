@@ -14,7 +14,6 @@ from segserve.layout import JobDir
 from segserve.model import INPUTS_VARIABLE, PROGRESS_VARIABLE, Environment, Job, LaunchPlan
 from segserve.pipeline.facts import Facts
 from segserve.pipeline.prepare import Localised, Prepared
-from segserve.project import CONVENTIONAL_MAP
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,6 @@ class Launch:
         values = dict(self.localised.values)
         if self.job.images_parameter:
             values[self.job.images_parameter] = str(self.folder.inputs)
-            if CONVENTIONAL_MAP in self.prepared.entry.parameters:
-                values[CONVENTIONAL_MAP] = str(self.folder.inputs_map)
         server, attempt = tracker.server, self.folder.attempt(1)
         attempt.progress.touch(mode=0o600)
         told = {PROGRESS_VARIABLE: str(attempt.progress)}

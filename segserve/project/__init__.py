@@ -15,7 +15,6 @@ from segserve.project import kinds
 from segserve.project.read import find_project_file, load, repository_root
 from segserve.project.types import (
     CONVENTIONAL_IMAGES,
-    CONVENTIONAL_MAP,
     FILES,
     POLYGONS,
     EntryPoint,
@@ -28,7 +27,6 @@ from segserve.project.values import check_parameters, type_problem
 
 __all__ = [
     "CONVENTIONAL_IMAGES",
-    "CONVENTIONAL_MAP",
     "FILES",
     "POLYGONS",
     "EntryPoint",

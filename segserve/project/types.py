@@ -12,7 +12,6 @@ from segserve.findings import Finding
 from segserve.manifest import NONE, Manifest
 
 CONVENTIONAL_IMAGES = "input_images"
-CONVENTIONAL_MAP = "input_map"  # gets the path of inputs.json: which staged image is which plane of which file
 
 POLYGONS, FILES = "polygons", "files"  # what an entry point that takes images hands back
 
@@ -67,9 +66,8 @@ class EntryPoint:
 
     @property
     def defaults(self) -> dict[str, str]:
-        """The values of parameters that nobody gives; without `input_map`, which segserve gives."""
-        given = (p for p in self.parameters.values() if p.name != CONVENTIONAL_MAP)
-        return {p.name: p.default for p in given if p.default is not None}
+        """The values of parameters that nobody gives."""
+        return {p.name: p.default for p in self.parameters.values() if p.default is not None}
 
     @property
     def images_parameter(self) -> str | None:

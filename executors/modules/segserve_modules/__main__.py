@@ -1,6 +1,6 @@
 """The program that a generated MLProject starts, in the folder of an algorithm module.
 
-python -m segserve_modules run IMAGES [--map inputs.json] [--device auto|cpu|gpu|mps] [--set NAME=VALUE …]
+python -m segserve_modules run IMAGES [--device auto|cpu|gpu|mps] [--set NAME=VALUE …]
 python -m segserve_modules check      import everything, say what is missing
 python -m segserve_modules info       write who we are
 """
@@ -12,7 +12,8 @@ import traceback
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
-from segserve_sdk import output
+from segserve_sdk import output, tracking
+from segserve_sdk.progress import Progress
 
 from segserve_modules import datasets, devices, loading, values, writers
 from segserve_modules.datasets import Call
@@ -54,7 +55,6 @@ def _parsed(words: Optional[Sequence[str]]) -> argparse.Namespace:
     commands.required = True
     run = commands.add_parser("run")
     run.add_argument("images", type=Path)
-    run.add_argument("--map", default="")
     run.add_argument("--device", default=devices.AUTO)
     run.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     commands.add_parser("check")
@@ -64,16 +64,15 @@ def _parsed(words: Optional[Sequence[str]]) -> argparse.Namespace:
 
 def _describe(facts: Dict[str, Any]) -> None:
     output.write_info("output.json", f"{facts['name']} {facts['version']}".strip())
-    _log(Path("output.json"), "")
+    tracking.log_file("output.json")
 
 
 def _run(facts: Dict[str, Any], options: argparse.Namespace) -> None:
     runner_class = loading.import_runner(Path.cwd(), facts["type"], everything=facts["check_importable"])
     arguments = values.arguments(options.set, facts["parameters"])
-    inputs_map = Path(options.map) if options.map else None
-    calls = datasets.calls(options.images, inputs_map, sequence=facts["type"] == "Image2Alignment")
+    calls = datasets.calls(options.images, sequence=facts["type"] == "Image2Alignment")
     device = devices.choose(options.device, facts["supported_devices"], facts["default_device"], say)
-    progress = _Progress(len(calls))
+    progress = _Progress(calls)
     session = Session(Path.cwd(), say, progress.within)
     runner = loading.start(runner_class, session, device)
     OUTPUT.mkdir(parents=True, exist_ok=True)
@@ -96,7 +95,7 @@ def _run(facts: Dict[str, Any], options: argparse.Namespace) -> None:
         traceback.print_exc()
         raise ModuleError(f"The module failed on {name}: {type(error).__name__}: {error}") from None
     writer.close()
-    _log(OUTPUT, "")
+    tracking.log_folder(OUTPUT)
 
 
 def _keep_partial(writer: writers.Writer, done: Sequence[Call], wanted: int) -> None:
@@ -105,7 +104,7 @@ def _keep_partial(writer: writers.Writer, done: Sequence[Call], wanted: int) -> 
         return
     writer.close()
     (OUTPUT / "finished.json").write_text(json.dumps([call.name for call in done], indent=1), encoding="utf-8")
-    _log(OUTPUT, PARTIAL)
+    tracking.log_folder(OUTPUT, PARTIAL)
     say("WARNING", f"{len(done)} of {wanted} were finished before; the run keeps their outputs in '{PARTIAL}'.")
 
 
@@ -117,29 +116,23 @@ def _show_cause(error: ModuleError) -> None:
 
 
 class _Progress:
-    """How far the run is; `within` gets the share of the current call."""
+    """How far the run is, in images; what a runner says of its call is a share of the call's images."""
 
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self.done = 0
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self._calls = [len(call.planes) for call in calls]
+        self._counter = Progress(sum(self._calls))
+        self._current = 0
 
     def within(self, share: float) -> None:
-        """A part of the current call is done."""
+        """A share of the current call is done; it never goes back."""
+        reached = sum(self._calls[: self._current]) + int(share * self._calls[self._current])
+        if reached > self._counter.done:
+            self._counter.advance(reached - self._counter.done)
 
     def finished(self, message: str) -> None:
         """The current call is done."""
-        self.done += 1
-        say("INFO", f"{self.done}/{self.total} {message}")
-
-
-def _log(path: Path, place: str) -> None:
-    """Log a file, or what is in a folder, to the MLflow run."""
-    import mlflow
-
-    if path.is_dir():
-        mlflow.log_artifacts(str(path), place or None)
-    else:
-        mlflow.log_artifact(str(path), place or None)
+        self._current += 1
+        self._counter.advance(sum(self._calls[: self._current]) - self._counter.done, message)
 
 
 if __name__ == "__main__":

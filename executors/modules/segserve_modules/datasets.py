@@ -5,6 +5,7 @@ alignment, single images that follow each other are one sequence.
 """
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
@@ -13,6 +14,7 @@ import cv2
 import h5py
 import numpy as np
 import tifffile
+from segserve_sdk.images import INPUTS
 
 from segserve_modules.session import ModuleError
 
@@ -43,13 +45,13 @@ class Call(NamedTuple):
         return "Q"
 
 
-def calls(images: Path, inputs_map: Optional[Path], *, sequence: bool) -> List[Call]:
+def calls(images: Path, *, sequence: bool) -> List[Call]:
     """The calls for a folder (or one file) of images, in order.
 
-    inputs_map: segserve's inputs.json, which says what each staged file is; without it, each file stands for itself.
+    Which plane of which image a staged file is, stands in inputs.json; a file that it does not name stands for itself.
     sequence: images of one plane each are one sequence.
     """
-    about = _about(inputs_map)
+    about = _about()
     files = [images] if images.is_file() else _listed(images)
     if not files:
         raise ModuleError(f"'{images.name}' holds no image ({', '.join(SUFFIXES)}).")
@@ -64,10 +66,12 @@ def calls(images: Path, inputs_map: Optional[Path], *, sequence: bool) -> List[C
     return [Call(name, planes) for name, planes in zip(names, groups.values())]
 
 
-def _about(inputs_map: Optional[Path]) -> Dict[str, Mapping[str, Any]]:
-    if inputs_map is None:
+def _about() -> Dict[str, Mapping[str, Any]]:
+    """What segserve wrote down about each staged file: with scale and offset, which the SDK leaves out."""
+    file = os.environ.get(INPUTS)
+    if not file:
         return {}
-    document = json.loads(inputs_map.read_text(encoding="utf-8"))
+    document = json.loads(Path(file).read_text(encoding="utf-8"))
     return {image["name"]: image for image in document["images"]}
 
 

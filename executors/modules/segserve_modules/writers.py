@@ -142,7 +142,7 @@ class Images(Writer):
         planes = _per_plane(call, [result["image"] for result in results], "image")
         _write_stack(self.place("images", f"{call.name}.tif"), planes, call)
         middle = planes[len(planes) // 2]
-        cv2.imwrite(str(self.place("previews", f"{call.name}.png")), _preview(middle))
+        cv2.imwrite(str(self.place("previews", f"{call.name}.png")), _small(_stretched(middle)))
         return f"{len(planes)} image{'s' if len(planes) > 1 else ''} of {_size(middle)}"
 
 
@@ -171,16 +171,21 @@ def _write_stack(path: Path, planes: Sequence[np.ndarray], call: Call) -> None:
     tifffile.imwrite(path, stack, metadata=metadata, photometric="minisblack", **options)
 
 
-def _preview(image: np.ndarray) -> np.ndarray:
-    """8 bit, stretched between the 0.1 and 99.9 percentiles, at most 1024 pixels wide or high; colours as BGR."""
+def _stretched(image: np.ndarray) -> np.ndarray:
+    """8 bit, between the 0.1 and 99.9 percentiles; (rows, columns), or colours as (rows, columns, 3) in BGR."""
     image = np.nan_to_num(np.asarray(image, np.float64))
     low, high = np.percentile(image, (0.1, 99.9))
     stretched = np.clip((image - low) / ((high - low) or 1.0) * 255, 0, 255).astype(np.uint8)
     if stretched.ndim == 3:
         stretched = stretched[[2, 1, 0]] if len(stretched) == 3 else stretched[:1]
         stretched = np.ascontiguousarray(np.moveaxis(stretched, 0, -1))
-    factor = _PREVIEW_SIDE / max(stretched.shape[:2])
-    return stretched if factor >= 1 else cv2.resize(stretched, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+    return stretched
+
+
+def _small(picture: np.ndarray) -> np.ndarray:
+    """At most 1024 pixels wide or high."""
+    factor = _PREVIEW_SIDE / max(picture.shape[:2])
+    return picture if factor >= 1 else cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
 
 
 # --------------------------------------------------------------------------------------------------------- alignment
@@ -257,9 +262,10 @@ def _grey(plane: Plane) -> np.ndarray:
 
 def _overlay(first: np.ndarray, second: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """The first image in magenta, the second one, moved by the matrix, in green: where they agree it is grey."""
-    moved = cv2.warpPerspective(second.astype(np.float32), matrix, first.shape[::-1])
-    red, green = _preview(first), _preview(moved)
-    return np.dstack([red, green, red])
+    rows, columns = first.shape
+    moved = cv2.warpPerspective(_stretched(second), matrix, (columns, rows))
+    still = _stretched(first)
+    return _small(np.dstack([still, moved, still]))
 
 
 # ----------------------------------------------------------------------------------------------- embeddings, generic
