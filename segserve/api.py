@@ -18,7 +18,21 @@ from typing import Any
 
 from segserve import bench as benchmarking
 from segserve import config as settings
-from segserve import devices, dialects, doctor, environments, inputs, kit, layout, project, refs, tracking, validation
+from segserve import (
+    devices,
+    dialects,
+    doctor,
+    environments,
+    inputs,
+    kit,
+    layout,
+    manifest,
+    project,
+    refs,
+    registry,
+    tracking,
+    validation,
+)
 from segserve.backends import local
 from segserve.check import whole as checking
 from segserve.environments import docker
@@ -26,11 +40,11 @@ from segserve.environments.base import BuildOptions
 from segserve.errors import (
     BackendError,
     EnvironmentBuildFailed,
-    InvalidRef,
     NotFound,
     SegserveError,
     UnreadableImage,
     UsageError,
+    did_you_mean,
     disk_full,
 )
 from segserve.exporters import targets
@@ -67,6 +81,9 @@ __all__ = [
     "session",
     "validate",
 ]
+
+
+_CONFIGURED = "config.toml"
 
 
 def run(ref: str, images: Sequence[str | Path] = (), *, reporter: Reporter | None = None, **options: Any) -> Result:
@@ -153,7 +170,7 @@ def session(*, config: Path | None = None, reporter: Reporter | None = None) -> 
         DiskFull: whatever the disk had no space for. The one place that turns what the system says into this.
     """
     try:
-        yield Session(Context(_home(), settings.load(config), reporter or QuietReporter()))
+        yield Session(Context(_home(), settings.load(config), reporter or QuietReporter()), config)
     except (OSError, sqlite3.Error) as error:
         full = disk_full(error, layout.home().path)
         if full is None:
@@ -173,16 +190,35 @@ def _home() -> layout.Home:
         ) from None
 
 
-def _not_registered(name: str) -> InvalidRef:
-    hint = f"For the folder, write ./{name}." if Path(name).is_dir() else "Name a URL (https://…, ssh://…) or a folder."
-    return InvalidRef(f"No executor is registered under the short name '{name}'.", hint=hint)
+def _names(chosen: settings.Settings) -> dict[str, registry.Registered]:
+    """Short names: those of config.toml, and those that come with segserve."""
+    configured: dict[str, registry.Registered | None] = {}
+    for name, entry in chosen.executors.items():
+        if isinstance(entry, settings.ExecutorSettings):
+            configured[name] = registry.Registered(name, entry.ref, entry.description, _CONFIGURED)
+        else:
+            configured[name] = registry.Registered(name, entry, origin=_CONFIGURED) if entry else None
+    return registry.known(configured)
+
+
+def _title(name: registry.Registered) -> str:
+    """The title in the manifest of an executor in a folder here; those of others are not fetched for a list."""
+    target = refs.parse(name.ref)
+    if target.kind is not refs.RepoKind.PATH:
+        return ""
+    root = Path(target.repo)
+    return manifest.load(root / target.subdir, root).manifest.title
 
 
 @dataclass
 class Session:
-    """The verbs. All arguments are plain values; all answers are dataclasses or JSON-like."""
+    """The verbs. All arguments are plain values; all answers are dataclasses or JSON-like.
+
+    `config` is the config.toml that was named, None for the default one.
+    """
 
     ctx: Context
+    config: Path | None = None
 
     def request(
         self,
@@ -223,8 +259,7 @@ class Session:
         """
         chosen = self.ctx.settings
         parsed = refs.parse(ref, rev=rev, entry=entry)
-        if parsed.kind is refs.RepoKind.NAME:
-            raise _not_registered(parsed.repo)
+        parsed = registry.resolve(parsed, ref, _names(chosen), entry=entry)
         limit = chosen.run.timeout_s if timeout is None else timeout
         return Request(
             ref=parsed,
@@ -374,6 +409,34 @@ class Session:
         """Whether the executor is a good one; see `segserve.check`."""
         with self._scratch() as folder:
             return checking.check(self.ctx, request, folder, ignore=ignore)
+
+    def executors(self) -> list[dict[str, str]]:
+        """Short names of executors: what each stands for, its description, the title in its manifest, who says so."""
+        return [{**asdict(name), "title": _title(name)} for name in _names(self.ctx.settings).values()]
+
+    def add_executor(self, name: str, ref: str, *, description: str = "") -> dict[str, str]:
+        """Let a short name stand for a reference, in config.toml.
+
+        Raises:
+            UsageError: no name, or no reference; config.toml cannot be written.
+        """
+        text = str(registry.check(name, ref))
+        file = self.config or settings.default_path()
+        settings.edit_executor(file, name, {"ref": text, "description": description} if description else text)
+        return {"name": name, "ref": text, "file": str(file)}
+
+    def remove_executor(self, name: str) -> dict[str, str]:
+        """Forget a short name of config.toml, or hide one that comes with segserve.
+
+        Raises:
+            NotFound: there is no such name.
+        """
+        names = _names(self.ctx.settings)
+        if name not in names:
+            raise NotFound(f"No executor is registered under '{name}'.", hint=did_you_mean(name, names))
+        file, ours = self.config or settings.default_path(), names[name].origin == _CONFIGURED
+        settings.edit_executor(file, name, None if ours else False)
+        return {"name": name, "what": "is forgotten" if ours else "is hidden", "file": str(file)}
 
     def jobs(self, *, everything: bool = False, limit: int = 50) -> list[dict[str, Any]]:
         """Open jobs (or all), newest first; those that ended meanwhile are collected before."""

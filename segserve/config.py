@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import platformdirs
+import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from segserve.errors import UsageError
+from segserve.model import write_atomically
+from segserve.refs import SHORT_NAME
 
 
 class _Section(BaseModel):
@@ -42,8 +45,23 @@ class RunSettings(_Section):
     keep: Annotated[bool, Field(description="keep checkout and staged images of finished jobs")] = False
 
 
+class ExecutorSettings(_Section):
+    """`[executors.<name>]`: what a short name stands for."""
+
+    ref: Annotated[str, Field(min_length=1, description="the reference, as `segserve run` takes it")]
+    description: Annotated[str, Field(description="for `segserve executors list`")] = ""
+
+
+_Name = Annotated[str, Field(pattern=rf"^{SHORT_NAME.pattern}$")]
+
+
 class Settings(_Section):
     """The whole file."""
+
+    executors: Annotated[
+        dict[_Name, ExecutorSettings | str | Literal[False]],
+        Field(description="short name → reference; false hides one that comes with segserve"),
+    ] = {}
 
     environments: EnvironmentSettings = EnvironmentSettings()
     tracking: TrackingSettings = TrackingSettings()
@@ -78,3 +96,32 @@ def load(path: Path | None = None) -> Settings:
             f"{'.'.join(str(part) for part in entry['loc'])}: {entry['msg']}" for entry in error.errors()
         )
         raise UsageError(f"{chosen}: {problems}.", hint="docs/configuration.md lists every key.") from None
+
+
+def edit_executor(path: Path, name: str, value: str | dict[str, str] | bool | None) -> None:
+    """Set what a short name stands for in the file (made if need be), or take it out (None). All else stays as it is.
+
+    Raises:
+        UsageError: the file is malformed or cannot be written.
+    """
+    try:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        document = tomlkit.parse(text)
+        table: Any = document.setdefault("executors", tomlkit.table())
+        table.pop(name, None)
+        if value is not None:
+            table[name] = value if not isinstance(value, dict) else _inline(value)
+        if not table:
+            document.pop("executors")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path.resolve(), tomlkit.dumps(document))
+    except (tomlkit.exceptions.TOMLKitError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not TOML: {error}.") from None
+    except OSError as error:
+        raise UsageError(f"'{path}' cannot be written: {error.strerror}.") from None
+
+
+def _inline(values: dict[str, str]) -> Any:
+    table = tomlkit.inline_table()
+    table.update(values)
+    return table

@@ -35,6 +35,7 @@ COMMANDS = {
     "logs": "jobs",
     "cancel": "jobs",
     "env": "env",
+    "executors": "executors",
     "sdk": "sdk",
 }
 _REPOSITORY_MARKS = "/.#@:"  # what looks like a REF stands where a command should: `run` was left out
