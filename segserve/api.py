@@ -405,10 +405,12 @@ class Session:
             }
             return {**described, **facts, "notes": [*notes, *map(str, loaded.findings)]}
 
-    def check(self, request: Request, *, ignore: Sequence[str] = ()) -> checking.Checked:
-        """Whether the executor is a good one; see `segserve.check`."""
+    def check(
+        self, request: Request, *, ignore: Sequence[str] = (), probing: checking.Probing | None = None
+    ) -> checking.Checked:
+        """Whether the executor is a good one; see `segserve.check`. With `probing` it is run too."""
         with self._scratch() as folder:
-            return checking.check(self.ctx, request, folder, ignore=ignore)
+            return checking.check(self.ctx, request, folder, ignore=ignore, probing=probing)
 
     def executors(self) -> list[dict[str, str]]:
         """Short names of executors: what each stands for, its description, the title in its manifest, who says so."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segserve import manifest
+from segserve.check.probes.rules import RULES as PROBE_RULES
 from segserve.check.repository import Repository
 from segserve.check.rules import FAMILIES
 from segserve.errors import UsageError, did_you_mean
@@ -24,7 +25,7 @@ UNKNOWN_IGNORE = Rule(
 STATIC: Mapping[str, Rule] = {
     rule.name: rule for rule in (*(rule for family in FAMILIES.values() for rule in family.RULES), UNKNOWN_IGNORE)
 }
-RULES: Mapping[str, Rule] = STATIC
+RULES: Mapping[str, Rule] = {**STATIC, **{rule.name: rule for rule in PROBE_RULES}}
 _ORDER = {severity: number for number, severity in enumerate(Severity)}
 
 

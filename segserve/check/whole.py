@@ -7,11 +7,20 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from segserve.check import Report, examine, known_rules
+from segserve import dialects
+from segserve.check import Report, examine, known_rules, split
+from segserve.check.probes.course import Probed, run_probes
+from segserve.check.repository import Repository
+from segserve.check.rules import dependencies, mlproject
 from segserve.check.rules.files import ESCAPING
 from segserve.errors import InvalidProject
 from segserve.findings import Finding
 from segserve.pipeline import Context, Request
+
+# With one of these nothing can be run at all: there is no project, or no environment to be read.
+_PREVENTING = frozenset(
+    {rule.name for rule in mlproject.FATAL} | {dependencies.ENVIRONMENT_FILE.name, dependencies.REQUIREMENTS.name}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +33,26 @@ class Checked:
     subdir: str
     findings: tuple[Finding, ...]
     ignored: tuple[Finding, ...] = ()
+    probes: tuple[Probed, ...] = ()
 
     def as_json(self) -> str:
         """The document of `segserve check --json`."""
         return json.dumps({"format": "segserve-check", "version": 1, **asdict(self)}, indent=2, ensure_ascii=False)
 
 
-def check(ctx: Context, request: Request, scratch: Path, *, ignore: Collection[str] = ()) -> Checked:
-    """Check what `request.ref` names, in a checkout below `scratch`.
+@dataclass(frozen=True, slots=True)
+class Probing:
+    """What is run: the probes `quick` or `full`, of one entry point or (None) of all, begun within `budget_s`."""
+
+    probes: str = "quick"
+    entry: str | None = None
+    budget_s: float | None = None
+
+
+def check(
+    ctx: Context, request: Request, scratch: Path, *, ignore: Collection[str] = (), probing: Probing | None = None
+) -> Checked:
+    """Check what `request.ref` names, in a checkout below `scratch`; with `probing`, run it too.
 
     Raises:
         UsageError: `ignore` names a rule that does not exist.
@@ -52,5 +73,20 @@ def check(ctx: Context, request: Request, scratch: Path, *, ignore: Collection[s
         report = examine(checkout / pin.subdir, ignore=ignore)
     except InvalidProject as refusal:  # the only thing that a checkout refuses
         report = Report((ESCAPING.at(refusal.message),))
+    probed: list[Probed] = []
+    found = [*report.findings, *report.ignored]
+    if probing is not None and not any(finding.rule in _PREVENTING for finding in found):
+        project = dialects.load(checkout / pin.subdir)
+        more, probed = run_probes(
+            ctx,
+            request,
+            project,
+            scratch,
+            path=Repository(project.folder).project_file,
+            probes=probing.probes,
+            only=probing.entry,
+            budget_s=probing.budget_s,
+        )
+        report = split([*found, *more], {*ignore, *project.manifest.check.ignore})
     name = replace(request.ref, subdir=pin.subdir).name
-    return Checked(name, pin.repo, pin.sha, pin.subdir, report.findings, report.ignored)
+    return Checked(name, pin.repo, pin.sha, pin.subdir, report.findings, report.ignored, tuple(probed))

@@ -18,6 +18,9 @@ FORMATS = ("text", "json", "junit", "sarif", "github")
 
 @click.command("check", cls=options.SectionedCommand)
 @click.argument("ref", default=".")
+@click.option("--run", "run_it", is_flag=True, help="Also build the environment and run the executor on small images.")
+@click.option("--probes", type=click.Choice(["quick", "full"]), default="quick", show_default=True, help="With --run.")
+@click.option("--budget", type=click.FloatRange(min=0), metavar="SECONDS", help="Begin no probe after this long.")
 @click.option("--format", "style", type=click.Choice(FORMATS), default="text", show_default=True)
 @click.option("--report", "reports", multiple=True, metavar="FORMAT=FILE", help="Also write this file (repeatable).")
 @click.option("--badge", type=click.Path(path_type=Path), help="Write an SVG badge to this file.")
@@ -32,11 +35,15 @@ FORMATS = ("text", "json", "junit", "sarif", "github")
 @click.option("--rules", "list_rules", is_flag=True, help="List all rules and end.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what builds and executors print, and what is ignored.")
 @options.reference
+@options.environment
 @options.CONFIG
 @options.JSON
 def check_command(
     ref: str,
     *,
+    run_it: bool,
+    probes: str,
+    budget: float | None,
     style: str,
     reports: tuple[str, ...],
     badge: Path | None,
@@ -50,18 +57,24 @@ def check_command(
 ) -> None:
     """Is REF (default: this folder) a good executor? Exit code 7 when it is not.
 
-    Static rules only read files and take seconds. docs/rules/ explains each of them; the executor's segserve.toml
-    ignores them by name.
+    Static rules only read files and take seconds; --run tries it on a few small images too. docs/rules/ explains each
+    rule; the executor's segserve.toml ignores them by name.
     """
     from segserve import api
+    from segserve.check import whole as checking
+    from segserve.refs import DEFAULT_ENTRY
 
     if list_rules:
         _list_rules()
         return
     style = "json" if as_json else style
     files = [_target(report) for report in reports]
-    with api.session(config=config, reporter=render.TerminalReporter(int(verbose) - (not verbose))) as session:
-        checked = session.check(session.request(ref, (), **chosen), ignore=ignore)
+    verbosity = 1 if verbose else 0 if run_it else -1
+    with api.session(config=config, reporter=render.TerminalReporter(verbosity)) as session:
+        request = session.request(ref, (), **chosen)
+        only = chosen["entry"] or (request.ref.entry if request.ref.entry != DEFAULT_ENTRY else None)
+        probing = checking.Probing(probes, only, budget) if run_it else None
+        checked = session.check(request, ignore=ignore, probing=probing)
     threshold = Severity.ERROR if fail_on == "never" else Severity(fail_on)
     click.echo(_rendered(checked, style, threshold))
     for form, path in files:
@@ -102,7 +115,24 @@ def _rendered(checked: Any, style: str, threshold: Severity) -> str:
 
 def _text(checked: Any) -> str:
     lines = [str(finding) for finding in checked.findings]
+    if checked.probes:
+        rows = [
+            (
+                one.entry,
+                one.probe,
+                one.state,
+                f"{one.seconds:.1f}",
+                f"{one.memory_bytes / 1e6:.0f}",
+                _objects(one.objects),
+            )
+            for one in checked.probes
+        ]
+        lines += ["", render.table(("entry", "probe", "state", "s", "MB", "objects"), rows, right=(3, 4)), ""]
     return "\n".join([*lines, f"{checked.name}: {_counts(checked.findings)}"])
+
+
+def _objects(counts: tuple[int, ...]) -> str:
+    return f"{sum(counts)} in {len(counts)}" if len(counts) > 6 else " ".join(map(str, counts))
 
 
 def _counts(found: tuple[Finding, ...]) -> str:

@@ -28,6 +28,7 @@ class Launch:
     facts: Facts
     localised: Localised
     cache: Path
+    variables: Mapping[str, str]
 
     def plan(self, tracker: tracking.Tracker, lease: Lease) -> LaunchPlan:
         """The plan of attempt 1."""
@@ -56,6 +57,7 @@ class Launch:
                 "CACHE_FOLDER": str(self.cache),
                 **told,
                 **self.environment.variables,
+                **self.variables,
             },
             gpus=lease.uuids,
             timeout_s=self.job.resources.timeout_s,

@@ -43,6 +43,7 @@ class Request:
     allow_unreachable: bool = False
     submodules: bool = False
     keep: bool = False
+    variables: Mapping[str, str] = field(default_factory=dict)  # for the executor, beside those of its environment
 
 
 @dataclass(frozen=True)

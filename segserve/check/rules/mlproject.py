@@ -108,6 +108,11 @@ RULES = (
     *(NO_ENTRY_POINTS, NO_MAIN, NO_INFO, NO_IMAGES, IMAGES_TYPE, UNUSED, UNREACHABLE, BROKEN_LINE, BLOCK),
     *(MISSING_SCRIPT, SECRET, NO_NAME),
 )
+# The project cannot be loaded; of what comes behind, one entry point alone suffers.
+FATAL = tuple(
+    rule for rule in _LOADER
+    if rule.severity is _E and rule.name not in ("command-braces", "undeclared-placeholder", "unsafe-placeholder")
+)  # fmt: skip
 _SEVERITIES = {rule.name: rule for rule in _LOADER}
 _SEGMENTING = re.compile(r"main|segment\w*|predict\w*|infer\w*")
 
