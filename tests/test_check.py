@@ -74,3 +74,8 @@ def test_no_page_is_left_of_a_rule_that_is_gone() -> None:
 @pytest.mark.parametrize("executor", [".", "executors/threshold"])
 def test_our_own_executors_pass_clean(tmp_path: Path, executor: str) -> None:
     assert main(["check", f"{ROOT}#{executor}" if executor != "." else str(ROOT), "--fail-on", "warning"]) == 0
+
+
+def test_the_kit_s_runner_writes_and_logs_by_itself(tmp_path: Path) -> None:
+    runner = "from segserve_sdk import Runner, parameter\n\n\nclass Tiny(Runner):\n    pass\n\n\nTiny.main()\n"
+    assert found(make(tmp_path / "kit", {"main.py": runner, "info.py": "print('tiny')\n"})) == ()
