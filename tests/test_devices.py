@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from segserve import devices
-from segserve.devices import Gpu
+from segserve.devices import Gpu, lockfiles
+from segserve.devices import nvml as nvml_module
 from segserve.errors import BackendError, NoSlot, UsageError
 
 
@@ -204,9 +205,9 @@ def test_traps_in_the_shared_folder(tmp_path: Path, trap: Any) -> None:
 
 
 def test_a_removed_lock_file_is_not_taken_for_a_lock(tmp_path: Path) -> None:
-    descriptor = devices._open_lock(tmp_path, "GPU-00-x")
+    descriptor = lockfiles.open_lock(tmp_path, "GPU-00-x")
     (tmp_path / "GPU-00-x.lock").unlink()
-    assert not devices._lock(descriptor)
+    assert not lockfiles.lock(descriptor)
     os.close(descriptor)
 
 
@@ -340,7 +341,7 @@ class FakeNvml:
 
 def test_mig_slices_and_users_of_a_card() -> None:
     nvml = FakeNvml()
-    found = [gpu for index in (0, 1) for gpu in devices._of_board(nvml, index)]
+    found = [gpu for index in (0, 1) for gpu in nvml_module._of_board(nvml, index)]
     assert [(gpu.uuid, gpu.index, gpu.users) for gpu in found] == [
         ("MIG-0", 0, ()),
         ("MIG-3", 0, ()),
@@ -348,7 +349,7 @@ def test_mig_slices_and_users_of_a_card() -> None:
     ]
     assert {gpu.capability for gpu in found} == {(9, 0)}
     with pytest.raises(nvml.NVMLError):
-        devices._of_board(nvml, 2)
+        nvml_module._of_board(nvml, 2)
     assert [gpu.uuid for gpu in devices.visible(lambda: found, {"CUDA_VISIBLE_DEVICES": "MIG-3"})] == ["MIG-3"]
 
 

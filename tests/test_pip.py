@@ -16,8 +16,8 @@ import pytest
 
 from segserve import process
 from segserve.environments import base, pip
+from segserve.environments.closure import remote_revision
 from segserve.environments.indexes import Indexes, pip_settings
-from segserve.environments.requirements import remote_revision
 from segserve.errors import DiskFull, EnvironmentBuildFailed, InvalidProject, UsageError
 from tests.channel import make_wheel
 from tests.repositories import git, make_repository

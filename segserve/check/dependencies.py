@@ -11,7 +11,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 
 from segserve.check.repository import Repository
-from segserve.environments import condafile, requirements
+from segserve.environments import closure, condafile
 from segserve.environments.condafile import CondaFile
 from segserve.errors import InvalidProject
 from segserve.findings import Finding, Place
@@ -63,7 +63,7 @@ def _read(repository: Repository, project: Project, file: str) -> Declared:
     else:
         env = condafile.load_python_env(path, source)
         lines, python, remarks, folder = env.dependencies, env.python or None, env.findings, project.folder
-    found = requirements.read(lines, folder, repository.root, source=source, offline=True)
+    found = closure.read(lines, folder, repository.root, source=source, offline=True)
     dependencies = [*_conda(conda, file, repository), *_pip(found.lines, file, repository)]
     indexes = tuple(url for url in (found.indexes.index, *found.indexes.extra, *found.indexes.find_links) if url)
     return Declared(

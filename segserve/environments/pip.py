@@ -10,8 +10,9 @@ from pathlib import Path
 
 from segserve import kit, process, redact
 from segserve.environments.base import Report, build_failed, repository_root, tree
+from segserve.environments.closure import read
 from segserve.environments.indexes import HostSettings, Indexes, host_settings
-from segserve.environments.requirements import LocalPath, Requirements, read
+from segserve.environments.requirements import LocalPath, Requirements
 from segserve.errors import EnvironmentBuildFailed
 
 __all__ = [
