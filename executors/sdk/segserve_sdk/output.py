@@ -38,6 +38,16 @@ def objects(
     return found
 
 
+def mean_scores(labels: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """(n,) for label 1, 2, … n: the mean of `probability` (rows, columns) over the label's pixels; 0 where it has none.
+
+    Rounded to 1e-4, which is more than any method means.
+    """
+    count = int(labels.max()) + 1 if labels.size else 1
+    total = np.bincount(labels.ravel(), probability.ravel().astype(np.float64), count)
+    return (total / np.maximum(np.bincount(labels.ravel(), minlength=count), 1))[1:].round(4)
+
+
 def polygon(points: Any, score: Optional[float] = None, label: str = "Cell") -> Dict[str, Any]:
     """One object whose outline is known already: `points` is anything like (n, 2), (x, y) through pixel centres.
 

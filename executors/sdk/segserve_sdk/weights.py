@@ -134,7 +134,7 @@ class _Download:
         except urllib.error.HTTPError as error:
             if error.code != 416 or not there:  # 416: it is complete already, or is another file now
                 raise
-            if self.sha256 is None or _digest(self.part) != self.sha256:
+            if self.sha256 is None or digest_of(self.part) != self.sha256:
                 _remove(self.part)
                 raise ConnectionError("the server has another file than before") from error
             return
@@ -148,7 +148,7 @@ class _Download:
 
     def _finish(self) -> None:
         if self.sha256 is not None:
-            digest = _digest(self.part)
+            digest = digest_of(self.part)
             if digest != self.sha256:
                 raise _Mismatch(f"sha256 is {digest}, not {self.sha256}")
         self.part.replace(self.target)  # it appears at once
@@ -171,7 +171,8 @@ def _copy(answer: http.client.HTTPResponse, stream: IO[bytes]) -> None:
         raise ConnectionError(f"{received} of {expected} bytes came")
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file (hexadecimal)."""
     found = hashlib.sha256()
     with path.open("rb") as stream:
         for data in iter(lambda: stream.read(_CHUNK), b""):
