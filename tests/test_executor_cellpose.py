@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -184,6 +186,37 @@ def test_a_file_that_is_no_model_is_said_to_be_none(here: Path, folders: tuple[P
     done = segserve("run", f"{REF}main", folders[0], "-P", "model=cito3", "--gpus", "none")
     assert done.code == 4
     assert "There is no model 'cito3'" in done.err
+
+
+def _place(home: Path, name: str) -> Path:
+    """Where a downloaded file of the package lies in the cache that executors get."""
+    key = hashlib.sha256(f"{network.URL}/{name}".encode()).hexdigest()[:16]
+    folder = home / "cache" / "executors" / "weights" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / name
+
+
+class _Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch exploded",)
+
+
+@pytest.mark.executors
+@pytest.mark.network
+def test_a_model_by_name_with_its_estimate_of_diameters(
+    here: Path, shared_home: Path, folders: tuple[Path, Path], segserve: Command
+) -> None:
+    shutil.copyfile(EXECUTOR / TINY, _place(shared_home, "cyto3"))
+    size = _place(shared_home, "size_cyto3.npy")
+    parameters = {"A": np.zeros(256), "smean": np.zeros(256), "ymean": 0.0, "diam_mean": 30.0}
+    np.save(size, np.array(parameters, object))
+    done = segserve("run", f"{REF}main", folders[0], "-o", "out", "--json", "--gpus", "none")
+    assert done.code == 0, done.err
+    assert comparison.compare(here / "out", folders[1], (0.5,)).pooled.as_dict()["at"][0]["ap"] >= 0.75
+    np.save(size, np.array(_Bomb(), object))  # who could put this there could run anything as the user
+    done = segserve("run", f"{REF}main", folders[0], "--gpus", "none")
+    assert done.code == 4
+    assert "arrays and numbers are expected" in done.err
 
 
 def _variables(here: Path) -> dict[str, Any]:

@@ -7,8 +7,6 @@ import numpy as np
 import settings
 from segserve_sdk import Runner, devices, output, sources, tracking, weights
 
-WITH_SIZE_MODEL = ("cyto3", "cyto2", "cyto", "nuclei")
-
 
 class Cellpose(Runner):
     """Cells by Cellpose 3."""
@@ -30,9 +28,8 @@ class Cellpose(Runner):
         file = sources.find(model, network.NAMES, network.weights_of)
         self._model = network.load(file, device, network.trained_at(model))
         self._size = None
-        if not self.settings.diameter and model in WITH_SIZE_MODEL:
-            models = network.cellpose()
-            self._size = models.SizeModel(self._model, pretrained_size=models.size_model_path(model))
+        if not self.settings.diameter and model in network.WITH_SIZE:
+            self._size = network.size_model(self._model, model)
         digest = weights.digest_of(file)
         print(f"{model} on {device}: {file.name}, sha256 {digest}", flush=True)
         tracking.log_params({"weights.sha256": digest, "device.used": str(device)})

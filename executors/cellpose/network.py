@@ -1,12 +1,14 @@
 """Cellpose 3 without its slow import, and networks of any width."""
 
 import os
+import pickle
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator, List, Optional, Sequence
 
+import numpy as np
 from segserve_sdk.sources import NoModel
-from segserve_sdk.weights import cache_folder
+from segserve_sdk.weights import cache_folder, fetch
 
 PACKAGE_MODELS = (
     "cyto3",
@@ -23,6 +25,15 @@ PACKAGE_MODELS = (
     "cyto2",
 )
 SYNONYMS = {"bacteria": "bact_phase_cp3"}
+WITH_SIZE = ("cyto3", "cyto2", "cyto", "nuclei")
+URL = "https://www.cellpose.org/models"
+_ARRAYS = {
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
+}
 NAMES = (*SYNONYMS, *PACKAGE_MODELS)
 CHANNELS_IN = 2  # the one to segment, and nuclei or zeros
 STYLE = 256  # numbers; cellpose.core makes room for so many, whatever the network has
@@ -33,12 +44,9 @@ def cellpose() -> Any:
     """`cellpose.models`, imported in 2 s instead of 7.
 
     cellpose compiles eight functions by numba while it is imported, most of which a 2-D segmentation never calls. Here
-    they are compiled when they are first called, and kept in `CACHE_FOLDER` for the next job. The weights that the
-    package downloads by name go there, too.
+    they are compiled when they are first called, and kept in `CACHE_FOLDER` for the next job.
     """
-    cache = cache_folder().absolute()
-    os.environ.setdefault("CELLPOSE_LOCAL_MODELS_PATH", str(cache / "cellpose"))
-    with _compile_later(cache / "numba"):
+    with _compile_later(cache_folder().absolute() / "numba"):
         from cellpose import models
     return models
 
@@ -64,19 +72,49 @@ def _compile_later(cache: Path) -> Iterator[None]:
 
 
 def weights_of(name: str) -> Path:
-    """The file of one of `NAMES`, downloaded by the package.
+    """The file of one of `NAMES`: where Cellpose keeps its models, or downloaded.
+
+    Not by the package's own function: that one switches the check of certificates off, for the whole process.
 
     Raises:
-        NoModel: there is no network.
+        WeightsError: it cannot be had.
     """
-    models = cellpose()
-    try:
-        return Path(models.model_path(SYNONYMS.get(name, name)))
-    except OSError as error:
-        raise NoModel(
-            f"The weights '{name}' could not be downloaded from {models._MODEL_URL}: {error}. Without a network, put "
-            f"the file into {models.MODEL_DIR}, or give -P model=<file>."
-        ) from error
+    name = SYNONYMS.get(name, name)
+    return _file(f"{name}torch_0" if name in ("cyto", "cyto2", "nuclei") else name)
+
+
+def _file(name: str) -> Path:
+    kept = Path(os.environ.get("CELLPOSE_LOCAL_MODELS_PATH") or Path.home() / ".cellpose" / "models") / name
+    return kept if kept.is_file() else fetch(f"{URL}/{name}", name=name)
+
+
+def size_model(model: Any, name: str) -> Any:
+    """What estimates diameters for one of `WITH_SIZE`, a `cellpose.models.SizeModel` of `model`.
+
+    Raises:
+        WeightsError: its parameters cannot be had.
+        NoModel: they are not what they should be.
+    """
+    file = _file(f"size_{name}.npy" if name == "cyto3" else f"size_{name}torch_0.npy")
+    made = cellpose().SizeModel(model)
+    made.params = _parameters(file)
+    made.diam_mean = made.params["diam_mean"]
+    return made
+
+
+def _parameters(file: Path) -> Any:
+    """The dictionary of arrays in a .npy file. It is pickled, and Cellpose would run whatever else is in there."""
+
+    class ArraysOnly(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            if (module.replace("._core.", ".core."), name) in _ARRAYS:
+                return super().find_class(module, name)
+            raise NoModel(f"'{file}' holds {module}.{name}; arrays and numbers are expected.")
+
+    with file.open("rb") as stream:
+        version = np.lib.format.read_magic(stream)
+        (np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0)(stream)
+        return ArraysOnly(stream).load().item()
 
 
 def trained_at(name: str) -> Optional[float]:

@@ -56,17 +56,17 @@ def find(
     wrong = problem(model, known, base=base)
     if wrong:
         raise NoModel(wrong)
-    if model in known and by_name is not None:
-        return by_name(model)
     if model.startswith(MLFLOW):
         return _from_mlflow(model)
     url = _URL.fullmatch(model)
-    if url is None:
-        return Path(base) / Path(model).expanduser()  # an absolute path stays what it is
     try:
-        return weights.fetch(url["url"], sha256=url["digest"].lower() if url["digest"] else None)
+        if model in known and by_name is not None:
+            return by_name(model)
+        if url is not None:
+            return weights.fetch(url["url"], sha256=url["digest"].lower() if url["digest"] else None)
     except weights.WeightsError as error:
         raise NoModel(str(error)) from error
+    return Path(base) / Path(model).expanduser()  # an absolute path stays what it is
 
 
 def _from_mlflow(uri: str) -> Path:
