@@ -60,8 +60,10 @@ from segserve.pipeline import (
     Result,
     Started,
     cancel,
+    origin,
     prepare,
     settle,
+    titles,
 )
 from segserve.pipeline import facts as facts_file
 from segserve.pipeline import (
@@ -447,16 +449,13 @@ class Session:
         return [self._row(record) for record in records]
 
     def _row(self, record: JobRecord) -> dict[str, Any]:
-        job = record.job
         staged = self.ctx.home.job(record.job_id).inputs_map
         return {
             "job": record.job_id,
             "state": str(record.state),
-            "executor": job.executor,
-            "entry": job.entry,
+            **titles(record),
             "images": len(inputs.read_map(staged)) if staged.exists() else None,
             "progress": self._progress(record),
-            "created": job.created,
             "result": record.result,
             "error": record.error.get("message", "") if record.error else "",
         }
@@ -464,7 +463,7 @@ class Session:
     def _progress(self, record: JobRecord) -> dict[str, int] | None:
         """What the executor of a running job says: how many images are done, of how many."""
         running = record.state is JobState.RUNNING
-        said = local.progress(self.ctx.home.job(record.job_id).attempt(1)) if running else None
+        said = local.progress(self.ctx.home.job(record.job_id).attempt(record.attempt)) if running else None
         return asdict(said) if said else None
 
     def show(self, job_id: str) -> dict[str, Any]:
@@ -477,14 +476,10 @@ class Session:
         record = self.ctx.journal.get(job_id)
         folder = self.ctx.home.job(record.job_id)
         facts = facts_file.read(folder)
-        job = record.job
         return {
             **self._row(record),
-            "repository": job.pin.repo,
-            "commit": job.pin.sha,
-            "subdir": job.pin.subdir,
-            "parameters": dict(job.parameters),
-            "environment": f"{job.environment.kind} {job.environment.key}",
+            **origin(record),
+            "attempt": record.attempt,
             "mlflow": record.run_url or facts.run_url,
             "seconds": {name: round(value, 3) for name, value in facts.seconds.items()},
             "warnings": list(record.warnings or facts.warnings),
@@ -495,7 +490,9 @@ class Session:
 
     def _log(self, record: JobRecord) -> Path:
         """The log of the attempt; of a job whose environment could not be built, that of the build."""
-        attempt = self.ctx.home.job(record.job_id).attempt(1)
+        attempt = self.ctx.home.job(record.job_id).attempt(record.attempt)
+        if record.job is None:
+            return attempt.log
         build = self.ctx.home.environment_log(record.job.environment.key)
         failed = record.error.get("code") == EnvironmentBuildFailed.__name__ if record.error else False
         return build if failed and build.exists() and not attempt.plan.exists() else attempt.log
@@ -503,7 +500,7 @@ class Session:
     def logs(self, job_id: str, *, follow: bool = False) -> Iterator[str]:
         """The log of a job's attempt, as lines; with `follow` until the job ends."""
         record = self.ctx.journal.get(job_id)
-        attempt = self.ctx.home.job(record.job_id).attempt(1)
+        attempt = self.ctx.home.job(record.job_id).attempt(record.attempt)
         log = self._log(record)
         if log != attempt.log:
             yield from log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
@@ -578,7 +575,7 @@ class Session:
 
     def _keys_in_use(self) -> set[str]:
         settle(self.ctx)
-        return {record.job.environment.key for record in self.ctx.journal.open_jobs()}
+        return {record.job.environment.key for record in self.ctx.journal.open_jobs() if record.job is not None}
 
     def ui(self) -> str:
         """The address of the tracking UI: the server that the environment names, else the embedded one, started."""

@@ -45,6 +45,17 @@ class RunSettings(_Section):
     keep: Annotated[bool, Field(description="keep checkout and staged images of finished jobs")] = False
 
 
+class QueueSettings(_Section):
+    """`[queue]`: jobs that wait for `segserve serve` to drive them."""
+
+    tries: Annotated[int, Field(ge=1, description="how often a job is begun, when machine or network fail it")] = 3
+    backoff_s: Annotated[float, Field(gt=0, description="seconds before the second try; doubled each time")] = 5.0
+    longest_backoff_s: Annotated[float, Field(gt=0, description="at most so long between two tries")] = 300.0
+    lease_s: Annotated[float, Field(gt=0, description="a worker that says nothing for so long is replaced")] = 60.0
+    cpu_slots: Annotated[int, Field(ge=0, description="jobs without GPU at a time; 0 = by memory and cores")] = 0
+    slot_memory_gb: Annotated[float, Field(gt=0, description="memory that one CPU slot stands for")] = 4.0
+
+
 class ExecutorSettings(_Section):
     """`[executors.<name>]`: what a short name stands for."""
 
@@ -66,6 +77,7 @@ class Settings(_Section):
     environments: EnvironmentSettings = EnvironmentSettings()
     tracking: TrackingSettings = TrackingSettings()
     run: RunSettings = RunSettings()
+    queue: QueueSettings = QueueSettings()
 
 
 def default_path() -> Path:

@@ -10,7 +10,7 @@ SegserveError
 ├── OutputError            5   what the executor left
 │   ├── OutputMissing, OutputInvalid
 ├── BackendError           6   the machine, the network, the remote
-│   ├── RepositoryUnreachable, TrackingUnreachable, NoSlot, DiskFull, AccessDenied, QuotaExceeded
+│   ├── RepositoryUnreachable, TrackingUnreachable, NoSlot, DiskFull, AttemptLost, AccessDenied, QuotaExceeded
 └── Verdict                7   the tool worked, the answer is no
 
 Anything else that escapes is a defect of ours (exit code 1); an interrupt is 130.
@@ -40,6 +40,7 @@ class SegserveError(Exception):
 
     exit_code = EXIT_DEFECT
     http_status = 500
+    retryable = False  # the queue tries the same request again, after a while
 
     def __init__(
         self,
@@ -157,6 +158,7 @@ class BackendError(SegserveError):
     """The machine, the network or a remote service."""
 
     exit_code, http_status = 6, 503
+    retryable = True
 
 
 class RepositoryUnreachable(BackendError):
@@ -173,6 +175,10 @@ class NoSlot(BackendError):
 
 class DiskFull(BackendError):
     """No space left."""
+
+
+class AttemptLost(BackendError):
+    """What drove or supervised the attempt was killed, or the machine was restarted; nobody knows how it would end."""
 
 
 _LEAST_SPACE = 1 << 20
@@ -211,12 +217,18 @@ class AccessDenied(BackendError):
     """Not allowed."""
 
     http_status = 403
+    retryable = False
 
 
 class QuotaExceeded(BackendError):
     """Allowed, but too much."""
 
     http_status = 429
+    retryable = False
+
+
+class Defect(SegserveError):
+    """A defect of ours, as it is written down for a job that it has ended."""
 
 
 class Verdict(SegserveError):

@@ -3,7 +3,7 @@
 $SEGSERVE_HOME/
   segserve.db  mlflow.db  mlartifacts/  tracking.json
   repos/<key>.git  envs/<key>/  cache/  tmp/
-  jobs/<id>/{job.json, facts.json, segserve.lock, inputs/, inputs.json, fetched/, result/, lock}
+  jobs/<id>/{job.json, facts.json, segserve.lock, uploads/, inputs/, inputs.json, fetched/, result/, lock}
   jobs/<id>/<attempt>/{attempt.json, checkout/, log, progress, supervisor.json, heartbeat.json, outcome.json}
 """
 
@@ -75,6 +75,16 @@ class JobDir:
         return self.path / "job.json"
 
     @property
+    def events(self) -> Path:
+        """What whoever drives it from the queue has said: one JSON object a line (`pipeline.events`)."""
+        return self.path / "events.jsonl"
+
+    @property
+    def secrets(self) -> Path:
+        """Credentials and secret parameters of a request that waits (mode 600); goes when the job ends."""
+        return self.path / "secrets.json"
+
+    @property
     def inputs(self) -> Path:
         """The staged PNGs, nothing else."""
         return self.path / "inputs"
@@ -105,9 +115,18 @@ class JobDir:
         return self.path / "fetched"
 
     @property
+    def uploads(self) -> Path:
+        """Images that came with a request, under the names that they had."""
+        return self.path / "uploads"
+
+    @property
     def result(self) -> Path:
-        """Where the collected result is assembled before it is published."""
+        """Where the result of a job from the queue is published; of a command's job, wherever its user wants it."""
         return self.path / "result"
+
+    def assembly(self, fence: int) -> Path:
+        """Where whoever has this fence assembles the result before it is published."""
+        return self.path / f"assembly-{fence}"
 
     def attempt(self, number: int) -> AttemptDir:
         """The directory of attempt `number` (1-based)."""
@@ -186,6 +205,16 @@ class Home:
     def logs(self) -> Path:
         """Logs of defects and of the tracking server."""
         return self.path / "logs"
+
+    @property
+    def scheduler_lock(self) -> Path:
+        """Held (flock) by the one scheduler that works on the queue."""
+        return self.path / "scheduler.lock"
+
+    @property
+    def workers_log(self) -> Path:
+        """What scheduler and workers print: defects, mostly."""
+        return self.logs / "workers.log"
 
     def environment(self, key: str) -> EnvironmentDir:
         """The directory of an environment."""

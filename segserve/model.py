@@ -34,8 +34,11 @@ class JobState(StrEnum):
 
 MOVES: Mapping[JobState, frozenset[JobState]] = {
     JobState.QUEUED: frozenset({JobState.PREPARING, JobState.FAILED, JobState.CANCELLED}),
-    JobState.PREPARING: frozenset({JobState.WAITING, JobState.RUNNING, JobState.FAILED, JobState.CANCELLED}),
-    JobState.WAITING: frozenset({JobState.RUNNING, JobState.FAILED, JobState.CANCELLED}),
+    # Back to the queue goes what was lost on the way, or what its driver hands over.
+    JobState.PREPARING: frozenset(
+        {JobState.WAITING, JobState.RUNNING, JobState.QUEUED, JobState.FAILED, JobState.CANCELLED}
+    ),
+    JobState.WAITING: frozenset({JobState.RUNNING, JobState.QUEUED, JobState.FAILED, JobState.CANCELLED}),
     JobState.RUNNING: frozenset({JobState.COLLECTING, JobState.QUEUED, JobState.FAILED, JobState.CANCELLED}),
     JobState.COLLECTING: frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}),
     JobState.SUCCEEDED: frozenset(),

@@ -19,6 +19,7 @@ from segserve import redact
 
 Argv = Sequence[str | os.PathLike[str]]
 Popen = subprocess.Popen
+TimeoutExpired = subprocess.TimeoutExpired
 PIPE, DEVNULL, STDOUT = subprocess.PIPE, subprocess.DEVNULL, subprocess.STDOUT
 
 _LINGER_SECONDS = 1.0  # how long the pipes of a command that has ended may stay open

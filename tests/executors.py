@@ -113,3 +113,34 @@ def make_executor(folder: Path, kind: str = "good", *, python_env: str = PYTHON_
             **extra,
         },
     )
+
+
+SHELL_PROJECT = """\
+name: shell
+entry_points:
+  main:
+    parameters:
+      input_images: path
+      nap: {type: float, default: 0}
+      mark: {type: string, default: none}
+    command: "sh segment.sh {input_images} {nap} {mark}"
+"""
+
+# One square per image. It notes when it begins and when it ends, so that a test can see who ran at the same time.
+SHELL_SCRIPT = """\
+set -e
+[ -z "$2" ] || sleep "$2"
+[ "$3" != crash ] || { echo "the model file is empty" >&2; exit 3; }
+square='[{"label": "Cell", "type": "Polygon", "contour_coordinates": [[1, 1], [1, 9], [9, 9], [9, 1]]}]'
+list=""
+for image in "$1"/*.png; do list="$list${list:+, }$square"; done
+printf '{"model": "shell", "format_version": "0.2", "segmentation_data": [%s]}' "$list" > output.json
+"""
+
+
+def make_shell_executor(folder: Path) -> str:
+    """An executor that is a shell command: it starts in no time and needs no environment (`kind="local"`).
+
+    `nap` seconds pass before it writes its result; `mark=crash` lets it fail.
+    """
+    return make_repository(folder, {"MLproject": SHELL_PROJECT, "segment.sh": SHELL_SCRIPT})

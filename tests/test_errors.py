@@ -14,7 +14,8 @@ from segserve import errors
         ("ExecutorError RevisionNotFound InvalidProject EnvironmentBuildFailed", 3),
         ("RunError ExecutorFailed RunTimedOut RunCancelled", 4),
         ("OutputError OutputMissing OutputInvalid", 5),
-        ("BackendError RepositoryUnreachable NoSlot DiskFull AccessDenied QuotaExceeded", 6),
+        ("BackendError RepositoryUnreachable NoSlot DiskFull AttemptLost AccessDenied QuotaExceeded", 6),
+        ("Defect", 1),
         ("Verdict", 7),
     ],
 )
@@ -32,6 +33,13 @@ def test_exit_codes(names: str, code: int) -> None:
 )  # fmt: skip
 def test_http_status(name: str, status: int) -> None:
     assert getattr(errors, name).http_status == status
+
+
+def test_only_what_machine_and_network_did_is_tried_again() -> None:
+    kinds = {name for name, kind in vars(errors).items() if getattr(kind, "retryable", False)}
+    assert kinds == {
+        *("BackendError", "RepositoryUnreachable", "TrackingUnreachable", "NoSlot", "DiskFull", "AttemptLost"),
+    }
 
 
 def test_nearest_name() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 import stat
@@ -12,10 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from segserve import journal as module
-from segserve.errors import BackendError, ExecutorFailed, NotFound, UsageError
-from segserve.journal import IllegalMove, Journal, StaleFence, file_system, new_job_id, refuse_network_file_system
-from segserve.model import EnvironmentSpec, Job, JobState, Resources
+from segserve.errors import BackendError, NotFound, UsageError
+from segserve.journal import (
+    IllegalMove,
+    Journal,
+    StaleFence,
+    file_system,
+    new_job_id,
+    refuse_network_file_system,
+    schema,
+)
+from segserve.model import EnvironmentSpec, Job, JobState, Resources, to_json
 from segserve.refs import Pin
 
 
@@ -57,14 +65,11 @@ def in_processes(count: int, work: Callable[[int], None]) -> None:
 
 def test_a_job_on_its_way(journal: Journal) -> None:
     job = make_job()
-    journal.create(job)
+    fence = journal.begin(job)
     record = journal.get(job.id)
-    assert (record.job, record.state, record.fence, record.error) == (job, JobState.QUEUED, 0, {})
-    fence = journal.claim(job.id)
-    assert fence == 1
-    journal.move(job.id, fence, JobState.PREPARING)
-    attempt = journal.new_attempt(job.id, fence, attached=True)
-    assert (attempt.number, attempt.state, attempt.slot) == (1, JobState.PREPARING, "")
+    assert (record.job, record.state, record.fence, record.error) == (job, JobState.PREPARING, fence, {})
+    (attempt,) = journal.attempts(job.id)
+    assert (attempt.number, attempt.state, attempt.slot, record.attempt) == (1, JobState.PREPARING, "", 1)
     journal.assign(job.id, fence, 1, "GPU-a,GPU-b")
     journal.move(job.id, fence, JobState.RUNNING, run_id="r", run_url="http://u")
     journal.move(job.id, fence, JobState.COLLECTING)
@@ -94,66 +99,42 @@ def test_a_job_on_its_way(journal: Journal) -> None:
 
 def test_only_the_moves_of_the_table(journal: Journal) -> None:
     job = make_job()
-    journal.create(job)
-    fence = journal.claim(job.id)
-    with pytest.raises(IllegalMove, match="from queued to succeeded"):
+    fence = journal.begin(job)
+    with pytest.raises(IllegalMove, match="from preparing to succeeded"):
         journal.move(job.id, fence, JobState.SUCCEEDED, result="x")
-    assert journal.get(job.id).state is JobState.QUEUED
+    assert journal.get(job.id).state is JobState.PREPARING
     assert journal.get(job.id).result == ""
     with pytest.raises(IllegalMove, match="already"):
-        journal.create(job)
+        journal.begin(job)
 
 
 def test_a_stale_fence_writes_nothing(journal: Journal) -> None:
     job = make_job()
-    journal.create(job)
-    old = journal.claim(job.id)
-    journal.move(job.id, old, JobState.PREPARING)
+    old = journal.begin(job)
     new = journal.claim(job.id)
     assert new == old + 1
     writes: list[Callable[[], object]] = [
         lambda: journal.move(job.id, old, JobState.RUNNING),
         lambda: journal.note(job.id, old, run_id="x"),
-        lambda: journal.new_attempt(job.id, old, attached=True),
+        lambda: journal.accept(job, old),
         lambda: journal.assign(job.id, old, 1, "GPU"),
+        lambda: journal.queue.renew(job.id, old, 60.0),
+        lambda: journal.queue.wanted(job.id, old),
+        lambda: journal.queue.put_back(job.id, old, error=None),
+        lambda: journal.queue.postpone(job.id, old, delay=1.0, error=OSError()),
         lambda: journal.move(job.id, new + 1, JobState.RUNNING),
     ]
     for write in writes:
         with pytest.raises(StaleFence):
             write()
     record = journal.get(job.id)
-    assert (record.state, record.run_id, journal.attempts(job.id)) == (JobState.PREPARING, "", [])
+    assert (record.state, record.run_id, journal.attempts(job.id)[0].slot) == (JobState.PREPARING, "", "")
     journal.move(job.id, new, JobState.RUNNING)
-
-
-def test_failure_and_retry(journal: Journal) -> None:
-    job = make_job()
-    journal.create(job)
-    fence = journal.claim(job.id)
-    journal.move(job.id, fence, JobState.PREPARING)
-    journal.new_attempt(job.id, fence, attached=False)
-    journal.move(job.id, fence, JobState.RUNNING)
-    error = ExecutorFailed("it broke: token=abc", hint="mend it", quote="Traceback")
-    journal.move(job.id, fence, JobState.QUEUED, error=error)
-    assert journal.get(job.id).error == {
-        "code": "ExecutorFailed",
-        "message": "it broke: token=***",
-        "hint": "mend it",
-        "quote": "Traceback",
-    }
-    fence = journal.claim(job.id)
-    journal.move(job.id, fence, JobState.PREPARING)
-    assert journal.new_attempt(job.id, fence, attached=False).number == 2
-    journal.move(job.id, fence, JobState.FAILED, error=OSError("secret=x"))
-    first, second = journal.attempts(job.id)
-    assert (first.state, first.error, first.fence) == (JobState.FAILED, "ExecutorFailed", 1)
-    assert (second.state, second.error, second.fence) == (JobState.FAILED, "OSError", 2)
-    assert journal.get(job.id).error["message"] == "secret=***"
 
 
 def test_finding_a_job(journal: Journal) -> None:
     for name in ("261120-143015-k3f9a", "261120-143016-zzzzz", "261121-090000-k3x9a"):
-        journal.create(make_job(name))
+        journal.begin(make_job(name))
     assert journal.get("261121").job_id == "261121-090000-k3x9a"
     assert journal.get("K3F9A").job_id == "261120-143015-k3f9a"
     with pytest.raises(NotFound, match=r"261120-143016-zzzzz, 261120-143015-k3f9a"):
@@ -168,7 +149,7 @@ def test_finding_a_job(journal: Journal) -> None:
 def test_lists(journal: Journal) -> None:
     names = [f"26112{n}-000000-aaaaa" for n in range(5)]
     for name in names:
-        journal.create(make_job(name))
+        journal.begin(make_job(name))
         time.sleep(0.002)
     journal.move(names[1], journal.claim(names[1]), JobState.CANCELLED)
     assert [record.job_id for record in journal.jobs()] == names[::-1]
@@ -191,10 +172,7 @@ def test_twenty_processes_at_once(tmp_path: Path) -> None:
         journal = Journal(path)  # all of them create it
         for count in range(5):
             job = make_job(f"job-{number}-{count}")
-            journal.create(job)
-            fence = journal.claim(job.id)
-            journal.move(job.id, fence, JobState.PREPARING)
-            journal.new_attempt(job.id, fence, attached=True)
+            fence = journal.begin(job)
             journal.move(job.id, fence, JobState.FAILED)
 
     in_processes(20, work)
@@ -204,7 +182,7 @@ def test_twenty_processes_at_once(tmp_path: Path) -> None:
 
 def test_of_all_who_claim_only_the_last_can_write(tmp_path: Path) -> None:
     path = tmp_path / "segserve.db"
-    Journal(path).create(make_job("job"))
+    Journal(path).begin(make_job("job"))
 
     def work(number: int) -> None:
         journal = Journal(path)
@@ -214,12 +192,12 @@ def test_of_all_who_claim_only_the_last_can_write(tmp_path: Path) -> None:
         try:
             journal.note("job", fence, run_id=str(fence))
         except StaleFence:
-            assert fence < 8
+            assert fence < 9
         else:
-            assert fence == 8
+            assert fence == 9
 
     in_processes(8, work)
-    assert Journal(path).get("job").run_id == "8"
+    assert Journal(path).get("job").run_id == "9"
 
 
 def test_opening_is_quick(journal: Journal) -> None:
@@ -238,18 +216,44 @@ def test_the_file_is_private_and_in_wal_mode(journal: Journal) -> None:
     connection.close()
 
 
-def test_an_older_journal_is_migrated(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    journal.create(make_job("job"))
-    journal.close()
-    more = ("ALTER TABLE jobs ADD COLUMN priority INTEGER NOT NULL DEFAULT 5", "CREATE INDEX i ON jobs (priority)")
-    monkeypatch.setattr(module, "MIGRATIONS", (*module.MIGRATIONS, more))
-    monkeypatch.setattr(module, "VERSION", 2)
-    in_processes(5, lambda _: Journal(journal.path).close())
-    with sqlite3.connect(journal.path) as connection:
-        assert connection.execute("SELECT priority FROM jobs").fetchone() == (5,)
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+# What the first version of the journal wrote (commit 7f5a35c), one job in every state; it had one attempt per job.
+FIRST_VERSION = """
+INSERT INTO jobs (id, job, state, fence, created, updated, run_id, run_url, result)
+VALUES (:id, :job, :state, 2, 1.5, 2.5, 'run', 'http://run', '/result');
+INSERT INTO attempts (job_id, number, fence, host, slot, state, attached, started)
+VALUES (:id, 1, 2, 'host', 'GPU-a', :state, 1, 2.0);
+"""
+
+
+def test_a_journal_of_the_first_version_is_migrated(tmp_path: Path) -> None:
+    path = tmp_path / "segserve.db"
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    for statement in schema.MIGRATIONS[0]:
+        connection.execute(statement)
+    connection.execute("PRAGMA user_version = 1")
+    jobs = {state: make_job(f"261120-000000-{state}") for state in JobState}
+    for state, job in jobs.items():
+        for statement in FIRST_VERSION.split(";\n")[:2]:
+            connection.execute(statement, {"id": job.id, "job": to_json(job), "state": state.value})
     connection.close()
-    assert Journal(journal.path).get("job").state is JobState.QUEUED
+    in_processes(5, lambda _: Journal(path).close())
+    journal = Journal(path)
+    for state, job in jobs.items():
+        record = journal.get(job.id)
+        assert (record.job, record.state, record.fence, record.result) == (job, state, 2, "/result")
+        assert (record.attempt, record.tries, record.lane, record.request) == (1, 1, "", "")
+        assert [(attempt.number, attempt.slot) for attempt in journal.attempts(job.id)] == [(1, "GPU-a")]
+    assert len(journal.begun_jobs()) == 5  # one that was written down and never begun, too: nobody would take it
+    assert journal.queue.take("cpu", owner="{}", lease_s=60) is None
+    fence = journal.claim(jobs[JobState.RUNNING].id)
+    journal.move(jobs[JobState.RUNNING].id, fence, JobState.FAILED)
+
+
+def test_every_version_is_the_one_before_and_something_more() -> None:
+    """A released version never changes: journals that had it would differ from new ones."""
+    first = hashlib.sha256("".join(schema.MIGRATIONS[0]).encode()).hexdigest()
+    assert first == "a263f097a8e03cd39302fbb76776def974b23cedf355e864beaa3ab0cc41fb17"
 
 
 def test_a_newer_journal_is_refused(journal: Journal) -> None:

@@ -207,6 +207,7 @@ def recover(attempt: AttemptDir) -> Outcome | Alive:
         restarted = supervisor is not None and supervisor.boot_id != process.boot_id()
         message = "The machine was restarted while it ran." if restarted else "Its supervisor was killed."
     outcome = Outcome(fence=plan.fence if plan else 0, ending=Ending.LOST, message=message, ended=time.time())
+    attempt.path.mkdir(mode=0o700, parents=True, exist_ok=True)  # its driver may have died before it made it
     write_atomically(attempt.outcome, to_json(outcome))
     return outcome
 

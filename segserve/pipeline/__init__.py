@@ -1,21 +1,37 @@
-"""One job from reference to result: `prepare` (everything cheap), `drive` (the slow part), `publish`, `settle`."""
+"""One job from reference to result: `prepare` (everything cheap), `drive` (the slow part), `finish`, `publish`.
 
-from segserve.pipeline.context import Context, QuietReporter, Reporter
-from segserve.pipeline.drive import Started, run
+`submit` puts a request into the queue instead, `settle` takes over what nobody drives, `failure` decides what is tried
+again.
+"""
+
+from segserve.pipeline.context import Context, Hold, QuietReporter, Reporter
+from segserve.pipeline.drive import Drive, HandedOver, Started, run
+from segserve.pipeline.failure import end_badly, reconcile
 from segserve.pipeline.prepare import Prepared, Request, prepare
 from segserve.pipeline.publish import Result
-from segserve.pipeline.settle import cancel, settle
+from segserve.pipeline.settle import adrift, cancel, go_on, settle
+from segserve.pipeline.submit import origin, submit, titles
 
 __all__ = [
     "Context",
+    "Drive",
+    "HandedOver",
+    "Hold",
     "Prepared",
     "QuietReporter",
     "Reporter",
     "Request",
     "Result",
     "Started",
+    "adrift",
     "cancel",
+    "end_badly",
+    "go_on",
+    "origin",
     "prepare",
+    "reconcile",
     "run",
     "settle",
+    "submit",
+    "titles",
 ]

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from segserve.config import Settings
 from segserve.journal import Journal
-from segserve.layout import Home
+from segserve.layout import AttemptDir, Home, JobDir
 from segserve.store import Store
 
 
@@ -58,3 +58,18 @@ class Context:
     def journal(self) -> Journal:
         """The record of jobs."""
         return Journal(self.home.database)
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Who drives a job holds it by a fence, and works on one of its attempts."""
+
+    job_id: str
+    fence: int
+    folder: JobDir
+    number: int
+
+    @property
+    def attempt(self) -> AttemptDir:
+        """The folder of the attempt."""
+        return self.folder.attempt(self.number)

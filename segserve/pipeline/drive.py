@@ -21,9 +21,9 @@ from typing import Any, TypeVar
 import segserve
 from segserve import devices, environments, inputs, lock, redact, tracking
 from segserve.backends import local
-from segserve.errors import BackendError, RunCancelled, SegserveError, disk_full
+from segserve.errors import Defect, RunCancelled, SegserveError, disk_full
 from segserve.fetch import is_remote
-from segserve.journal import new_job_id
+from segserve.journal import JobRecord, new_job_id
 from segserve.model import (
     Environment,
     Job,
@@ -35,9 +35,10 @@ from segserve.model import (
     to_json,
     write_atomically,
 )
-from segserve.pipeline.context import Context
+from segserve.pipeline.context import Context, Hold
 from segserve.pipeline.facts import Facts
-from segserve.pipeline.finish import finish, record_failure
+from segserve.pipeline.failure import end_badly
+from segserve.pipeline.finish import finish
 from segserve.pipeline.launch_plan import Launch
 from segserve.pipeline.prepare import Localised, Prepared, Request, localise, prepare
 from segserve.pipeline.publish import Result, choose_folder
@@ -88,21 +89,28 @@ def run(ctx: Context, request: Request) -> Result | Started:
         SegserveError: see `segserve.errors`; once the job is in the journal, journal and MLflow run say so too.
     """
     settle(ctx)
-    return _Drive(ctx, request).go()
+    job_id = new_job_id()
+    return Drive(ctx, request, Hold(job_id, 1, ctx.home.job(job_id), 1)).go()
 
 
-class _Drive:
-    """One job on its way. Every step is a method, `go` and `_run` are the order."""
+class HandedOver(BaseException):
+    """The worker was asked to stop: the job goes on elsewhere. Raised by a signal, like KeyboardInterrupt no error."""
 
-    def __init__(self, ctx: Context, request: Request) -> None:
-        self.ctx, self.request = ctx, request
-        self.id = new_job_id()
-        self.folder = ctx.home.job(self.id)
-        self.attempt = self.folder.attempt(1)
-        self.fence = 0
+
+class Drive:
+    """One attempt on its way. Every step is a method, `go` and `_run` are the order.
+
+    `queued`: the record of a job that was taken from the queue. It stands in the journal already; its attempt is
+    detached, because it has to outlive a worker, but waited for.
+    """
+
+    def __init__(self, ctx: Context, request: Request, hold: Hold, queued: JobRecord | None = None) -> None:
+        self.ctx, self.request, self.hold, self.queued = ctx, request, hold, queued
+        self.folder, self.attempt, self.fence = hold.folder, hold.attempt, hold.fence
         self.facts = Facts()
         self.stop = threading.Event()
         self.said: Progress | None = None  # by the executor
+        self._written = queued is not None
 
     def go(self) -> Result | Started:
         self.attempt.path.mkdir(parents=True, mode=0o700)
@@ -112,17 +120,14 @@ class _Drive:
                 partial(tracking.resolve, self.ctx.home, idle_minutes=self._settings.tracking.idle_minutes)
             )
             try:
-                prepared, job = self._accept()
-            except BaseException:
-                handle.abandon()
-                shutil.rmtree(self.folder.path, ignore_errors=True)
-                raise
-            try:
                 with self._recorded():
+                    prepared, job = self._accept()
                     return self._run(prepared, job, handle, server, pool)
             finally:
                 self.stop.set()
                 handle.abandon()
+                if not self._written:
+                    shutil.rmtree(self.folder.path, ignore_errors=True)
 
     @property
     def _settings(self) -> Any:
@@ -131,11 +136,31 @@ class _Drive:
     def _accept(self) -> tuple[Prepared, Job]:
         """Every cheap check, then the job is written down."""
         began = time.monotonic()
+        prepared = prepare(self.ctx, self._pinned(), self.attempt.checkout)
+        job = self._job(prepared)
+        write_atomically(self.folder.job, to_json(job))
+        if self.queued is None:
+            self.ctx.journal.begin(job)
+            self._written = True
+        else:
+            self.ctx.journal.accept(job, self.fence)
+        self.facts = self.facts.timed(checks=time.monotonic() - began)
+        return prepared, job
+
+    def _pinned(self) -> Request:
+        """The request; a second try takes the commit of the first, wherever the branch is now."""
+        known = self.queued.job if self.queued else None
+        if known is None or known.tags.get("dirty"):
+            return self.request
+        ref = replace(self.request.ref, rev=known.pin.sha, subdir=known.pin.subdir, tree=False)
+        return replace(self.request, ref=ref)
+
+    def _job(self, prepared: Prepared) -> Job:
         request = self.request
-        prepared = prepare(self.ctx, request, self.attempt.checkout)
         executor = replace(request.ref, subdir=prepared.resolution.pin.subdir).name
-        job = Job(
-            id=self.id,
+        where = choose_folder(request.output, self._settings.run.results, executor)
+        return Job(
+            id=self.hold.job_id,
             pin=prepared.resolution.pin,
             entry=prepared.entry.name,
             parameters={name: redact.value(name, value) for name, value in prepared.parameters.items()},
@@ -145,9 +170,9 @@ class _Drive:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             executor=executor,
             tags=self._tags(prepared),
-            output=str(choose_folder(request.output, self._settings.run.results, executor)),
+            output=str(where if self.queued is None else self.folder.result),
             output_exact=request.output is not None,
-            attached=request.attached,
+            attached=request.attached and self.queued is None,
             options={
                 "overlays": request.overlays,
                 "exports": list(request.exports),
@@ -155,12 +180,6 @@ class _Drive:
                 "keep": request.keep or self._settings.run.keep,
             },
         )
-        write_atomically(self.folder.job, to_json(job))
-        self.ctx.journal.create(job)
-        self.fence = self.ctx.journal.claim(job.id)
-        self.ctx.journal.move(job.id, self.fence, JobState.PREPARING)
-        self.facts = self.facts.timed(checks=time.monotonic() - began)
-        return prepared, job
 
     def _tags(self, prepared: Prepared) -> dict[str, str]:
         resolution = prepared.resolution
@@ -188,22 +207,14 @@ class _Drive:
             cache = self.ctx.home.cache / "executors"
             cache.mkdir(exist_ok=True)
             launch = Launch(
-                self.folder,
-                self.fence,
-                prepared,
-                job,
-                environment,
-                self.facts,
-                localised,
-                cache,
-                self.request.variables,
+                self.hold, prepared, job, environment, self.facts, localised, cache, self.request.variables
             )
             with self._lease(job) as lease:  # last: nobody holds a GPU while something is downloaded
                 self._start(handle, launch.plan(tracker, lease), lease, hold)
-            if not job.attached:
+            if not job.attached and self.queued is None:
                 handle.release()
                 return Started(job.id, self.facts.run_url, Path(job.output))
-            return finish(self.ctx, job, self.fence, self._wait(handle))
+            return finish(self.ctx, job, self.hold, self._wait(handle))
 
     def _open_run(
         self, tracker: tracking.Tracker, where: tracking.TrackingServer, prepared: Prepared, job: Job
@@ -268,6 +279,9 @@ class _Drive:
     def _stage(self, prepared: Prepared) -> tuple[StagedImage, ...]:
         if prepared.images is None:
             return ()
+        if self.folder.inputs_map.exists():  # an earlier attempt has done it, and all of it
+            return inputs.read_map(self.folder.inputs_map)
+        shutil.rmtree(self.folder.inputs, ignore_errors=True)
 
         def progress(done: int, total: int) -> None:
             if self.stop.is_set():
@@ -297,6 +311,7 @@ class _Drive:
         """Parameters that name something remote, on this disk."""
         if any(is_remote(value) for value in prepared.parameters.values()):
             self.ctx.reporter.phase("Fetching what the parameters name")
+        shutil.rmtree(self.folder.fetched, ignore_errors=True)  # what an earlier attempt began
         localised = localise(prepared.entry, prepared.parameters, self.folder.fetched, tracker.download_uri)
         self._learn(parameter_digests=dict(localised.digests))
         return localised
@@ -311,7 +326,7 @@ class _Drive:
         return devices.lease(self.request.gpus, job=job.id, wait=self.request.wait, on_wait=on_wait)
 
     def _start(self, handle: local.Handle, plan: LaunchPlan, lease: devices.Lease, hold: int) -> None:
-        self.ctx.journal.new_attempt(plan.job_id, self.fence, attached=plan.attached, slot=",".join(lease.uuids))
+        self.ctx.journal.assign(plan.job_id, self.fence, plan.number, ",".join(lease.uuids))
         self.ctx.journal.move(plan.job_id, self.fence, JobState.RUNNING)
         where = f"on {', '.join(lease.names)}" if lease.uuids else "on the CPU"
         self.ctx.reporter.phase(f"Running {plan.entry} {where}  (job {plan.job_id})")
@@ -340,22 +355,30 @@ class _Drive:
 
     @contextmanager
     def _recorded(self) -> Iterator[None]:
-        """Whatever ends a job early is written down. `finish` has recorded its own failures already."""
+        """However an attempt ends that does not end well: it is written down."""
         try:
             yield
         except KeyboardInterrupt:
             self.ctx.reporter.phase("Stopping")
             local.cancel(self.attempt, wait=True)
-            self._record(RunCancelled("Interrupted."), JobState.CANCELLED)
+            self._record(RunCancelled("Interrupted." if self.queued is None else "It was cancelled."))
+            raise
+        except HandedOver:
+            self._hand_over()
             raise
         except SegserveError as failure:
-            self._record(failure, JobState.CANCELLED if isinstance(failure, RunCancelled) else JobState.FAILED)
+            self._record(failure)
             raise
         except BaseException as defect:
-            text = f"A defect of segserve: {type(defect).__name__}: {defect}"
-            self._record(disk_full(defect) or BackendError(text), JobState.FAILED)
+            text = f"A defect of segserve: {type(defect).__name__}: {redact.text(str(defect))}"
+            self._record(disk_full(defect, self.ctx.home.path) or Defect(text))
             raise
 
-    def _record(self, failure: SegserveError, state: JobState) -> None:
-        if not self.ctx.journal.get(self.id).state.final:
-            record_failure(self.ctx, self.id, self.fence, failure, state)
+    def _record(self, failure: SegserveError) -> None:
+        if self._written:
+            end_badly(self.ctx, self.hold, failure)
+
+    def _hand_over(self) -> None:
+        """What runs goes on without us; what does not yet run waits in the queue again."""
+        if self.ctx.journal.get(self.hold.job_id).state in (JobState.PREPARING, JobState.WAITING):
+            self.ctx.journal.queue.put_back(self.hold.job_id, self.fence, error=None, counted=False)

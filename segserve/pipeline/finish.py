@@ -12,58 +12,65 @@ from pathlib import Path
 from typing import Any
 
 import segserve
-from segserve import collect, conversion, inputs, redact, report, tracking
+from segserve import collect, conversion, inputs, report, tracking
 from segserve.diagnosis import diagnose
 from segserve.errors import (
+    AttemptLost,
     BackendError,
     ExecutorFailed,
     NotFound,
     OutputMissing,
     RunCancelled,
     RunTimedOut,
-    SegserveError,
 )
 from segserve.exporters import export_all
 from segserve.format import Document
+from segserve.journal import StaleFence
 from segserve.layout import AttemptDir, JobDir
-from segserve.model import Ending, Job, JobState, Outcome, plan_from_json, to_json, write_atomically
+from segserve.model import Ending, Job, JobState, Outcome
 from segserve.pipeline import facts as facts_file
-from segserve.pipeline.context import Context
+from segserve.pipeline.context import Context, Hold
 from segserve.pipeline.facts import Facts
+from segserve.pipeline.failure import forget_secrets, log_logs
 from segserve.pipeline.publish import Result, publish
 from segserve.project import POLYGONS
 
 LOG_TAIL_BYTES = 256 * 1024
-_MLFLOW_STATUS = {JobState.SUCCEEDED: "FINISHED", JobState.FAILED: "FAILED", JobState.CANCELLED: "KILLED"}
 
 
-def finish(ctx: Context, job: Job, fence: int, outcome: Outcome) -> Result:
-    """Collect a finished attempt.
+def finish(ctx: Context, job: Job, hold: Hold, outcome: Outcome) -> Result:
+    """Collect a finished attempt. Who calls this writes down how it failed (`failure.end_badly`).
 
     Raises:
-        RunError, OutputError: it did not end with a valid result; journal and MLflow run say so already.
+        RunError, OutputError, BackendError: it did not end with a valid result.
     """
-    folder = ctx.home.job(job.id)
-    ctx.journal.move(job.id, fence, JobState.COLLECTING)
-    try:
-        judge(outcome, folder.attempt(1))
-        result = _collect(ctx, job, folder, outcome)
-    except SegserveError as failure:
-        state = JobState.CANCELLED if isinstance(failure, RunCancelled) else JobState.FAILED
-        record_failure(ctx, job.id, fence, failure, state)
-        raise
-    ctx.journal.move(job.id, fence, JobState.SUCCEEDED, result=str(result.folder), warnings=result.warnings)
-    _forget_secrets(folder.attempt(1))
+    judge(outcome, hold.attempt)
+    ctx.journal.move(job.id, hold.fence, JobState.COLLECTING)
+    result = _collect(ctx, job, hold, outcome)
+    forget_secrets(hold.attempt)
+    hold.folder.secrets.unlink(missing_ok=True)
+    _commit(ctx, hold, result)
     if not job.options.get("keep"):
-        _tidy(folder)
+        _tidy(hold)
     return result
+
+
+def _commit(ctx: Context, hold: Hold, result: Result) -> None:
+    """The row decides which result is the job's; whoever comes too late takes his own away."""
+    try:
+        ctx.journal.move(
+            hold.job_id, hold.fence, JobState.SUCCEEDED, result=str(result.folder), warnings=result.warnings
+        )
+    except StaleFence:
+        shutil.rmtree(result.folder, ignore_errors=True)
+        raise
 
 
 def judge(outcome: Outcome, attempt: AttemptDir) -> None:
     """Turn a bad ending into the error that names its cause.
 
     Raises:
-        ExecutorFailed, RunTimedOut, RunCancelled.
+        ExecutorFailed, RunTimedOut, RunCancelled, AttemptLost.
     """
     if outcome.ending is Ending.SUCCEEDED:
         return
@@ -79,10 +86,9 @@ def judge(outcome: Outcome, attempt: AttemptDir) -> None:
         raise RunCancelled(f"{who}; the executor was stopped {after}.", hint="Run it again.", log=attempt.log)
     found = diagnose(tail(attempt.log), outcome.exit_code)
     code = "" if outcome.exit_code is None else f" with exit code {outcome.exit_code}"
-    message = f"The executor failed{code}"
-    if outcome.ending is Ending.LOST:
-        message = "The executor was lost"
-    raise ExecutorFailed(
+    lost = outcome.ending is Ending.LOST
+    message = "The executor was lost" if lost else f"The executor failed{code}"
+    raise (AttemptLost if lost else ExecutorFailed)(
         f"{message}: {found.cause}" if found else f"{message}." + (f" {outcome.message}" if outcome.message else ""),
         hint=found.hint if found else "The end of the log says more.",
         quote=found.quote if found else "\n".join(tail(attempt.log).splitlines()[-8:]),
@@ -99,46 +105,18 @@ def tail(log: Path, limit: int = LOG_TAIL_BYTES) -> str:
         return stream.read().decode("utf-8", "replace")
 
 
-def record_failure(
-    ctx: Context, job_id: str, fence: int, failure: SegserveError, state: JobState = JobState.FAILED
-) -> None:
-    """Write down in MLflow and journal that a job has failed or was cancelled, and why."""
-    folder = ctx.home.job(job_id)
-    facts = facts_file.read(folder)
-    if facts.run_id:
-        try:
-            tracker = tracking.open_tracker(ctx.home, facts.tracking_uri)
-            tracker.set_tags(facts.run_id, {"segserve.error": failure.code, "segserve.message": failure.message})
-            _log_logs(tracker, facts, folder.attempt(1))
-            tracker.finish(facts.run_id, _MLFLOW_STATUS[state])
-        except BackendError as unreachable:
-            ctx.reporter.warn(f"The MLflow run could not be closed: {unreachable.message}")
-    _forget_secrets(folder.attempt(1))
-    ctx.journal.move(job_id, fence, state, error=failure)
-
-
-def _forget_secrets(attempt: AttemptDir) -> None:
-    """The launch needed parameters as they are; what is kept of it does not."""
-    if not attempt.plan.exists():
-        return
-    plan = plan_from_json(attempt.plan.read_text(encoding="utf-8"))
-    parameters = {name: redact.value(name, value) for name, value in plan.parameters.items()}
-    if parameters != plan.parameters:
-        write_atomically(attempt.plan, to_json(replace(plan, parameters=parameters)))
-
-
-def _collect(ctx: Context, job: Job, folder: JobDir, outcome: Outcome) -> Result:
+def _collect(ctx: Context, job: Job, hold: Hold, outcome: Outcome) -> Result:
     began = time.monotonic()
     ctx.reporter.phase("Collecting the result")
+    folder, assembly = hold.folder, hold.folder.assembly(hold.fence)
     facts = facts_file.read(folder).timed(executor=outcome.ended - outcome.started)
-    attempt = folder.attempt(1)
-    project = attempt.checkout / job.pin.subdir
+    project = hold.attempt.checkout / job.pin.subdir
     artifacts = _artifacts(ctx, folder, facts)
     # Files are kept as they were logged; only polygons are held against the images.
     polygons = job.images_parameter and job.options.get("produces", POLYGONS) == POLYGONS
     images = inputs.read_map(folder.inputs_map) if polygons else ()
-    shutil.rmtree(folder.result, ignore_errors=True)
-    folder.result.mkdir()
+    shutil.rmtree(assembly, ignore_errors=True)
+    assembly.mkdir()
     # In files that people pass on, an image is called by its name below the folder that all have in common.
     named = tuple(replace(image, source=name) for image, name in zip(images, inputs.short_names(images), strict=True))
     if images:
@@ -147,7 +125,7 @@ def _collect(ctx: Context, job: Job, folder: JobDir, outcome: Outcome) -> Result
         warnings = (*facts.warnings, *([note] if note else []))
         document = collected.document if isinstance(collected.document, Document) else None
         written = report.write(
-            folder.result,
+            assembly,
             collected,
             named,
             folder.inputs,
@@ -158,14 +136,14 @@ def _collect(ctx: Context, job: Job, folder: JobDir, outcome: Outcome) -> Result
         counts, findings = written.counts, written.findings
         if job.options.get("exports"):
             # From what was just written, by the same way as `segserve export`: one home for how it is read.
-            loaded = conversion.load(folder.result, staged=folder.inputs_map)
-            exported = export_all(loaded.results, job.options["exports"], folder.result / conversion.EXPORTS)
+            loaded = conversion.load(assembly, staged=folder.inputs_map)
+            exported = export_all(loaded.results, job.options["exports"], assembly / conversion.EXPORTS)
             findings = (*findings, *exported.findings)
     else:
-        warnings = (*facts.warnings, *_copy_artifacts(artifacts, project, folder.result / "artifacts"))
+        warnings = (*facts.warnings, *_copy_artifacts(artifacts, project, assembly / "artifacts"))
         document, findings, counts = None, (), ()
-    shutil.copyfile(folder.lockfile, folder.result / "segserve.lock")
-    published = publish(folder.result, Path(job.output), exact=job.output_exact)
+    shutil.copyfile(folder.lockfile, assembly / "segserve.lock")
+    published = publish(assembly, Path(job.output), exact=job.output_exact)
     facts = replace(facts.timed(collect=time.monotonic() - began), warnings=warnings)
     facts.write(folder)
     result = Result(
@@ -181,7 +159,7 @@ def _collect(ctx: Context, job: Job, folder: JobDir, outcome: Outcome) -> Result
         seconds=facts.seconds,
         warnings=warnings,
     )
-    return _log_result(ctx, folder, facts, result, outcome)
+    return _log_result(ctx, hold, facts, result, outcome)
 
 
 def _artifacts(ctx: Context, folder: JobDir, facts: Facts) -> Path | None:
@@ -251,7 +229,7 @@ def command(job: Job) -> str:
     return shlex.join(words)
 
 
-def _log_result(ctx: Context, folder: JobDir, facts: Facts, result: Result, outcome: Outcome) -> Result:
+def _log_result(ctx: Context, hold: Hold, facts: Facts, result: Result, outcome: Outcome) -> Result:
     """The MLflow run gets the same files. One that cannot be reached does not cost the result that is there."""
     try:
         tracker = tracking.open_tracker(ctx.home, facts.tracking_uri)
@@ -266,9 +244,10 @@ def _log_result(ctx: Context, folder: JobDir, facts: Facts, result: Result, outc
         # Not before the launch: an executor that logs a parameter itself, in its own spelling, would be refused.
         tracker.log_params(facts.run_id, {**facts.defaults, **digests})
         tracker.set_tags(facts.run_id, {"segserve.result": str(result.folder), "segserve.state": "succeeded"})
-        _arrange_for_mlflow(folder.result)
-        tracker.log_folder(facts.run_id, folder.result, "")
-        _log_logs(tracker, facts, folder.attempt(1))
+        assembly = hold.folder.assembly(hold.fence)
+        _arrange_for_mlflow(assembly)
+        tracker.log_folder(facts.run_id, assembly, "")
+        log_logs(tracker, facts, hold.attempt)
         tracker.finish(facts.run_id, "FINISHED")
     except BackendError as unreachable:
         warning = f"The result is complete, but MLflow could not be told: {unreachable.message} {unreachable.quote}"
@@ -284,12 +263,8 @@ def _arrange_for_mlflow(result: Path) -> None:
         table.rename(result / tracking.OBJECTS)
 
 
-def _log_logs(tracker: tracking.Tracker, facts: Facts, attempt: AttemptDir) -> None:
-    if attempt.log.exists():
-        tracker.log_file(facts.run_id, attempt.log, tracking.EXECUTOR_LOG)
-
-
-def _tidy(folder: JobDir) -> None:
+def _tidy(hold: Hold) -> None:
     """A finished job keeps its record, map and log; images and checkout can be had again."""
-    for path in (folder.inputs, folder.result, folder.fetched, folder.attempt(1).checkout):
+    folder = hold.folder
+    for path in (folder.inputs, folder.uploads, folder.fetched, folder.assembly(hold.fence), hold.attempt.checkout):
         shutil.rmtree(path, ignore_errors=True)

@@ -10,8 +10,8 @@ from typing import Any
 from segserve import tracking
 from segserve.devices import Lease
 from segserve.environments import docker
-from segserve.layout import JobDir
 from segserve.model import INPUTS_VARIABLE, PROGRESS_VARIABLE, Environment, Job, LaunchPlan
+from segserve.pipeline.context import Hold
 from segserve.pipeline.facts import Facts
 from segserve.pipeline.prepare import Localised, Prepared
 
@@ -20,8 +20,7 @@ from segserve.pipeline.prepare import Localised, Prepared
 class Launch:
     """Everything that a plan is made of."""
 
-    folder: JobDir
-    fence: int
+    hold: Hold
     prepared: Prepared
     job: Job
     environment: Environment
@@ -31,19 +30,19 @@ class Launch:
     variables: Mapping[str, str]
 
     def plan(self, tracker: tracking.Tracker, lease: Lease) -> LaunchPlan:
-        """The plan of attempt 1."""
+        """The plan of the attempt."""
         values = dict(self.localised.values)
         if self.job.images_parameter:
-            values[self.job.images_parameter] = str(self.folder.inputs)
-        server, attempt = tracker.server, self.folder.attempt(1)
+            values[self.job.images_parameter] = str(self.hold.folder.inputs)
+        server, attempt = tracker.server, self.hold.attempt
         attempt.progress.touch(mode=0o600)
         told = {PROGRESS_VARIABLE: str(attempt.progress)}
         if self.job.images_parameter:
-            told[INPUTS_VARIABLE] = str(self.folder.inputs_map)
+            told[INPUTS_VARIABLE] = str(self.hold.folder.inputs_map)
         plan = LaunchPlan(
             job_id=self.job.id,
-            number=1,
-            fence=self.fence,
+            number=self.hold.number,
+            fence=self.hold.fence,
             attached=self.job.attached,
             project=str(self.prepared.project.folder),
             entry=self.job.entry,
@@ -65,7 +64,7 @@ class Launch:
         return self._in_docker(plan, tracker) if self.environment.spec.kind == docker.kind else plan
 
     def _in_docker(self, plan: LaunchPlan, tracker: tracking.Tracker) -> LaunchPlan:
-        attempt = self.folder.attempt(plan.number)
+        attempt = self.hold.attempt
         project = docker.write_project(
             attempt.path / "project", self.environment, self.prepared.entry, label=plan.cookie
         )
@@ -74,7 +73,7 @@ class Launch:
             self.environment,
             project=self.prepared.project.folder,
             checkout=attempt.checkout,
-            inputs=self.folder.inputs if self.job.images_parameter else None,
+            inputs=self.hold.folder.inputs if self.job.images_parameter else None,
             artifacts=tracker.local_artifacts(plan.run_id),
             cache=self.cache,
             label=plan.cookie,

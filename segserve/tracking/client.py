@@ -135,6 +135,29 @@ class Tracker:
         """RUNNING, SCHEDULED, FINISHED, FAILED or KILLED."""
         return str(self._info(run_id)["status"])
 
+    def unfinished(self, tag: str) -> dict[str, str]:
+        """Runs in state RUNNING that have a tag, of all experiments: run id → value of the tag."""
+        found: dict[str, str] = {}
+        experiments = self._pages("experiments/search", {"max_results": 1000}, "experiments")
+        wanted = {
+            "experiment_ids": [str(experiment["experiment_id"]) for experiment in experiments],
+            "filter": f"attributes.status = 'RUNNING' AND tags.`{tag}` LIKE '%'",
+            "max_results": 1000,
+        }
+        for run in self._pages("runs/search", wanted, "runs") if wanted["experiment_ids"] else ():
+            tags = {entry["key"]: entry["value"] for entry in run["data"].get("tags", ())}
+            found[str(run["info"]["run_id"])] = tags[tag]
+        return found
+
+    def _pages(self, path: str, body: Mapping[str, Any], name: str) -> Iterator[dict[str, Any]]:
+        token = ""
+        while True:
+            page = self._rest.post(path, {**body, **({"page_token": token} if token else {})})
+            yield from page.get(name, ())
+            token = page.get("next_page_token", "")
+            if not token:
+                return
+
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set or replace tags."""
         for batch in _batches(_entries(tags, MAX_TAG)):

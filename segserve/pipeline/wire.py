@@ -1,0 +1,81 @@
+"""`Request` ⇄ JSON, for the queue. Secrets never stand in a row: they lie in a file of the job until it ends."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from segserve import redact
+from segserve.environments.base import BuildOptions
+from segserve.inputs import Selection
+from segserve.model import Resources
+from segserve.pipeline.prepare import Request
+from segserve.refs import Credentials, ExecutorRef, RepoKind
+
+# They say where and how it runs, not what comes out.
+_NOT_IN_DIGEST = ("images", "output", "attached", "wait", "keep", "experiment")
+
+
+def to_json(request: Request) -> str:
+    """The request as one JSON object, without credentials, with masks for secret parameters."""
+    masked = {name: redact.value(name, value) for name, value in request.parameters.items()}
+    plain = asdict(replace(request, ref=replace(request.ref, credentials=None), parameters=masked))
+    plain["output"] = None if request.output is None else str(request.output)
+    return json.dumps(plain, ensure_ascii=False)
+
+
+def secrets_of(request: Request) -> str:
+    """What `to_json` leaves out, as one JSON object; "" when there is nothing."""
+    kept = {name: value for name, value in request.parameters.items() if redact.value(name, value) != value}
+    known = request.ref.credentials
+    if not kept and known is None:
+        return ""
+    pair = None if known is None else [known.user, known.secret]
+    return json.dumps({"parameters": kept, "credentials": pair}, ensure_ascii=False)
+
+
+def from_json(text: str, secrets: str = "") -> Request:
+    """Read back what `to_json` and `secrets_of` gave."""
+    data = json.loads(text)
+    request = Request(**{**data, **_typed(data)})
+    if not secrets:
+        return request
+    hidden = json.loads(secrets)
+    known = Credentials(*hidden["credentials"]) if hidden["credentials"] else None
+    return replace(
+        request,
+        ref=replace(request.ref, credentials=known),
+        parameters={**request.parameters, **hidden["parameters"]},
+    )
+
+
+def _typed(data: Mapping[str, Any]) -> dict[str, Any]:
+    build = {**data["build"]}
+    for name in ("channels", "docker_volumes", "docker_variables"):
+        build[name] = tuple(build[name])
+    return {
+        "ref": ExecutorRef(**{**data["ref"], "kind": RepoKind(data["ref"]["kind"])}),
+        "images": tuple(data["images"]),
+        "selection": Selection(**data["selection"]),
+        "build": BuildOptions(**build),
+        "resources": Resources(**data["resources"]),
+        "output": None if data["output"] is None else Path(data["output"]),
+        "exports": tuple(data["exports"]),
+    }
+
+
+def digest(request: Request, images: Mapping[str, str]) -> str:
+    """SHA-256 (hex) over all of a request that decides its result; `images` maps their names to what is in them.
+
+    "" when a secret parameter is part of that: a row must not tell whether two secrets are the same.
+    """
+    if any(redact.value(name, value) != value for name, value in request.parameters.items()):
+        return ""
+    plain = json.loads(to_json(request))
+    decides = {name: value for name, value in plain.items() if name not in _NOT_IN_DIGEST}
+    text = json.dumps({**decides, "images": dict(images)}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,232 @@
+"""The queue under fire: `kill -9` of scheduler, workers, supervisors, executors; suspended workers; MLflow killed; a
+full disk. The seed and the counts are printed.
+
+`SEGSERVE_CHAOS_KILLS=3000` makes it a long run, `SEGSERVE_SEED` repeats one (its moments still depend on the machine).
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from segserve import process, tracking
+from segserve.layout import Home
+from segserve.model import COOKIE, JobState
+from segserve.process import Identity
+from segserve.tracking import record as tracking_record
+from tests.commands import run_of
+from tests.queues import QueueAtWork
+from tests.servers import call
+
+pytestmark = pytest.mark.slow
+
+KILLS = int(os.environ.get("SEGSERVE_CHAOS_KILLS", "60"))
+SEED = int(os.environ.get("SEGSERVE_SEED", random.SystemRandom().randrange(10**6)))  # tests see no such variable
+SLOTS = 3
+TRIES = 10
+# How often which of them happens. A full disk and a new tracking server take seconds each.
+WEIGHTS = {"worker": 5, "supervisor": 4, "executor": 3, "scheduler": 2, "suspend": 2, "tracking": 1, "disk": 1}
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, small enough to be filled. Only root can mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600m", "none", folder], check=True)
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+class Monkey:
+    """Does one bad thing at a time to a queue at work, and looks at what lives meanwhile."""
+
+    def __init__(self, queue: QueueAtWork, seed: int) -> None:
+        self.queue, self.random = queue, random.Random(seed)
+        self.done: collections.Counter[str] = collections.Counter()
+        self.most_alive = 0
+        self.doubles: list[str] = []
+
+    def act(self) -> None:
+        """One of the bad things, to somebody who lives now; nothing if there is nobody."""
+        what = self.random.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+        if getattr(self, f"_{what}")():
+            self.done[what] += 1
+
+    def look(self) -> None:
+        """Executors that live now: one per job, no more than there are slots."""
+        alive = collections.defaultdict(set)
+        for one in psutil.process_iter():
+            try:
+                cookie = one.environ().get(COOKIE, "")
+            except (psutil.Error, OSError):
+                continue
+            job_id = cookie.split(".")[0]
+            if cookie and (self.queue.home.jobs / job_id).exists():
+                alive[job_id].add(cookie)
+        self.most_alive = max(self.most_alive, len(alive))
+        self.doubles += [f"{job}: {cookies}" for job, cookies in alive.items() if len(cookies) > 1]
+
+    def _scheduler(self) -> bool:
+        scheduler = self.queue.scheduler
+        assert scheduler is not None
+        scheduler.kill()
+        scheduler.wait()
+        self.queue.start()
+        return True
+
+    def _worker(self) -> bool:
+        return self._signal(self._workers(), signal.SIGKILL)
+
+    def _suspend(self) -> bool:
+        return self._signal(self._workers(), signal.SIGSTOP)
+
+    def _supervisor(self) -> bool:
+        return self._signal(self._supervisors(), signal.SIGKILL)
+
+    def _executor(self) -> bool:
+        below = [child.pid for parent in self._supervisors() for child in process.descendants(parent.pid)]
+        return self._signal([identity for pid in below if (identity := _identity(pid))], signal.SIGKILL)
+
+    def _tracking(self) -> bool:
+        known = tracking_record.read(self.queue.home)
+        return known is not None and self._signal([known.identity], signal.SIGKILL)
+
+    def _disk(self) -> bool:
+        ballast = self.queue.home.path.parent / "ballast"
+        with ballast.open("wb") as stream, suppress(OSError):
+            while True:
+                os.write(stream.fileno(), bytes(1 << 20))
+        time.sleep(self.random.uniform(0.5, 2.0))
+        ballast.unlink()
+        return True
+
+    def _workers(self) -> list[Identity]:
+        owners = [record.owner for record in self.queue.ctx.journal.begun_jobs() if record.owner]
+        return [Identity(**json.loads(owner)) for owner in owners]
+
+    def _supervisors(self) -> list[Identity]:
+        found = []
+        for record in self.queue.ctx.journal.begun_jobs():
+            file = self.queue.attempt(record.job_id).supervisor
+            if file.exists():
+                found.append(Identity(**json.loads(file.read_text())))
+        return found
+
+    def _signal(self, targets: list[Identity], how: signal.Signals) -> bool:
+        living = [one for one in targets if one.alive]
+        return bool(living) and self.random.choice(living).send(how)
+
+
+def _identity(pid: int) -> Identity | None:
+    try:
+        return process.identity(pid)
+    except ProcessLookupError:
+        return None
+
+
+def test_every_accepted_job_ends_whatever_is_killed(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    print(f"seed {SEED}")
+    monkeypatch.setenv("SEGSERVE_HOME", str(disk / "home"))
+    queue = QueueAtWork(Home(disk / "home").ensure(), disk / "work", tries=TRIES, lease_s=3.0, slots=SLOTS)
+    monkey = Monkey(queue, SEED)
+    queue.start()
+    jobs: list[str] = []
+    began = time.monotonic()
+    try:
+        while sum(monkey.done.values()) < KILLS:
+            while len(queue.ctx.journal.open_jobs()) < SLOTS + 2:
+                jobs.append(queue.submit(nap=round(monkey.random.uniform(0, 3), 1), user=monkey.random.choice("abc")))
+            time.sleep(monkey.random.uniform(0.3, 2.5))
+            monkey.look()
+            monkey.act()
+        seconds = time.monotonic() - began
+        _wait_for_all(queue, jobs, monkey)
+        _check(queue, monkey, jobs, f"seed {SEED}: {sum(monkey.done.values())} in {seconds:.0f} s")
+    finally:
+        queue.close()
+        tracking.stop_server(queue.home)
+
+
+def _wait_for_all(queue: QueueAtWork, jobs: list[str], monkey: Monkey) -> None:
+    deadline = time.monotonic() + 240
+    while queue.ctx.journal.open_jobs():
+        assert time.monotonic() < deadline, [queue.get(job) for job in jobs if not queue.get(job).state.final]
+        monkey.look()
+        time.sleep(0.3)
+
+
+def _check(queue: QueueAtWork, monkey: Monkey, jobs: list[str], title: str) -> None:
+    records = [queue.get(job) for job in jobs]
+    states = collections.Counter(str(record.state) for record in records)
+    errors = collections.Counter(record.error["code"] for record in records if record.state is JobState.FAILED)
+    attempts = sum(record.attempt for record in records)
+    print(f"{title}: {dict(monkey.done)}")
+    print(f"{len(jobs)} jobs, {attempts} attempts: {dict(states)}, failed by {dict(errors)}")
+    print(f"most alive at a time: {monkey.most_alive} of {SLOTS}")
+    assert all(record.state.final for record in records)
+    # Killed executors end their jobs; machine and network never do.
+    assert set(errors) <= {"ExecutorFailed"}
+    assert all(record.tries <= TRIES for record in records)
+    assert monkey.doubles == []
+    assert monkey.most_alive <= SLOTS
+    for record in records:
+        results = list(queue.home.job(record.job_id).path.glob("result*"))
+        if record.state is JobState.SUCCEEDED:
+            assert [str(folder) for folder in results] == [record.result]
+            document = json.loads((results[0] / "output.json").read_text())
+            assert [len(image) for image in document["segmentation_data"]] == [1, 1]
+        else:
+            assert results == []
+    _nothing_lives(queue)
+    _mlflow_agrees(queue, {record.job_id: record.state for record in records})
+
+
+def _nothing_lives(queue: QueueAtWork) -> None:
+    deadline = time.monotonic() + 20
+    while left := [one for one in process.marked("SEGSERVE_HOME", str(queue.home.path)) if _drives(one)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+
+
+def _drives(one: psutil.Process) -> bool:
+    """A supervisor, or a worker that is no spare: both have a job's folder in words or in the journal."""
+    try:
+        return "segserve.launch" in one.cmdline()
+    except psutil.Error:
+        return False
+
+
+def _mlflow_agrees(queue: QueueAtWork, states: dict[str, JobState]) -> None:
+    """Every run has ended as its job has; those of earlier attempts have failed. The scheduler sees to it."""
+    assert queue.scheduler is not None
+    queue.scheduler.kill()
+    queue.scheduler.wait()
+    queue.start()  # looks after MLflow at its start
+    server = tracking.resolve(queue.home).uri
+    deadline = time.monotonic() + 60
+    while True:
+        found = call(server, "POST", "runs/search", {"experiment_ids": ["1"], "max_results": 1000}).get("runs", [])
+        statuses = collections.Counter(run["info"]["status"] for run in found)
+        if "RUNNING" not in statuses:
+            break
+        assert time.monotonic() < deadline, statuses
+        time.sleep(0.5)
+    print(f"MLflow: {dict(statuses)}")
+    for job, state in states.items():
+        url = queue.get(job).run_url
+        if url:
+            right = {JobState.SUCCEEDED: "FINISHED", JobState.FAILED: "FAILED", JobState.CANCELLED: "KILLED"}[state]
+            # A server that died in the very moment of the end could not be told; then the scheduler says how it ended.
+            assert run_of(url)["info"]["status"] == right, (job, state)
