@@ -142,9 +142,10 @@ def test_every_accepted_job_ends_whatever_is_killed(disk: Path, monkeypatch: pyt
     queue = QueueAtWork(Home(disk / "home").ensure(), disk / "work", tries=TRIES, lease_s=3.0, slots=SLOTS)
     monkey = Monkey(queue, SEED)
     queue.start()
-    jobs: list[str] = []
-    began = time.monotonic()
+    jobs = [queue.submit()]
     try:
+        queue.wait(*jobs)  # everything is loaded once before the first shot
+        began = time.monotonic()
         while sum(monkey.done.values()) < KILLS:
             while len(queue.ctx.journal.open_jobs()) < SLOTS + 2:
                 jobs.append(queue.submit(nap=round(monkey.random.uniform(0, 3), 1), user=monkey.random.choice("abc")))

@@ -171,6 +171,18 @@ def test_the_same_request_again_joins_the_open_job(journal: Journal) -> None:
     assert submit(journal, "eight", user="anna", digest="d") == Submitted("seven", new=False)
 
 
+def test_a_client_that_comes_back_gets_the_result_that_waits_for_it(journal: Journal) -> None:
+    assert submit(journal, "one", digest="d", awaited=True).new
+    assert take(journal)
+    for state in (JobState.RUNNING, JobState.COLLECTING, JobState.SUCCEEDED):
+        journal.move("one", 1, state)
+    assert submit(journal, "two", digest="d").new  # somebody who asks for a new job gets one
+    journal.queue.cancel("two")
+    assert submit(journal, "three", digest="d", awaited=True) == Submitted("one", new=False)
+    journal.queue.delivered("one")
+    assert submit(journal, "four", digest="d", awaited=True).new
+
+
 def test_an_idempotency_key_is_the_same_job_for_ever(journal: Journal) -> None:
     assert submit(journal, "one", user="anna", key="k", digest="d").new
     claim = take(journal)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import shutil
@@ -385,6 +386,32 @@ def test_a_database_that_is_none_is_an_error_with_the_log(home: Home) -> None:
         tracking.ensure_server(home)
     assert "not a database" in caught.value.quote
     assert caught.value.log == home.logs / "tracking.log"
+
+
+def test_a_server_that_was_killed_while_it_made_its_database(stopping: Home) -> None:
+    """Half a schema is nothing that alembic could go on with."""
+    home = stopping
+    words = [sys.executable, "-P", "-m", "segserve.tracking", str(home.path), "--idle=60"]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with (home.logs / "killed.log").open("wb") as log:
+        killed = subprocess.Popen(words, env=variables, stdout=log, stderr=log)
+        while not _tables(home.mlflow_database) > 10:  # of some sixty
+            assert killed.poll() is None, (home.logs / "killed.log").read_text()
+            time.sleep(0.001)
+        killed.kill()
+        killed.wait()
+    tracker = tracking.Tracker(tracking.resolve(home), home)
+    assert tracker.experiment("Default") == "0"
+
+
+def _tables(path: Path) -> int:
+    if not path.exists():
+        return 0
+    try:
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            return int(database.execute("SELECT count(*) FROM sqlite_master WHERE type = 'table'").fetchone()[0])
+    except sqlite3.OperationalError:  # it is being written
+        return 0
 
 
 OLDER = """

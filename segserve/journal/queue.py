@@ -19,6 +19,8 @@ from segserve.journal.file import Database
 from segserve.journal.records import StaleFence
 from segserve.model import JobState
 
+COMES_BACK_SECONDS = 3600.0  # how long a result waits for a client that went away
+
 _READY = "state = 'queued' AND lane <> '' AND not_before = 0"
 _DRIVEN = "state IN ('preparing', 'waiting', 'running', 'collecting')"
 _OPEN = "state IN ('queued', 'preparing', 'waiting', 'running', 'collecting')"
@@ -46,7 +48,8 @@ class Submission:
     """A request for the queue. `request` is JSON that only the pipeline reads.
 
     `lane` is the kind of slot that it needs. `key` is the idempotency key of a client, "" for none. Two open requests
-    of one user with the same `digest` are one job; "" is never joined.
+    of one user with the same `digest` are one job; "" is never joined. An `awaited` one also joins a job whose result
+    nobody has had: its client went away and comes back.
     """
 
     job_id: str
@@ -57,6 +60,7 @@ class Submission:
     most_tries: int = 3
     key: str = ""
     digest: str = ""
+    awaited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,7 @@ class Queue:
             if known is None:
                 connection.execute(
                     "INSERT INTO jobs (id, job, state, created, updated, request, user, lane, priority, most_tries,"
-                    " digest) VALUES (?, '', ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    " digest, awaited) VALUES (?, '', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         submission.job_id,
                         JobState.QUEUED.value,
@@ -112,6 +116,7 @@ class Queue:
                         submission.priority,
                         submission.most_tries,
                         submission.digest,
+                        submission.awaited,
                     ),
                 )
             job_id = known or submission.job_id
@@ -121,6 +126,11 @@ class Queue:
                     (submission.user, submission.key, submission.digest, job_id),
                 )
         return Submitted(job_id, known is None)
+
+    def delivered(self, job_id: str) -> None:
+        """The client that waited has its result: the same request again is a new one."""
+        with self._database.transaction() as connection:
+            connection.execute("UPDATE jobs SET awaited = 0 WHERE id = ?", (job_id,))
 
     def take(self, lane: str, *, owner: str, lease_s: float) -> Claim | None:
         """Claim the next job of a lane for a worker process; None when none waits there."""
@@ -250,6 +260,12 @@ def _known(connection: sqlite3.Connection, submission: Submission) -> str | None
         " ORDER BY created LIMIT 1",
         (submission.user, submission.digest),
     ).fetchone()
+    if row is None and submission.awaited:
+        row = connection.execute(
+            "SELECT id FROM jobs INDEXED BY jobs_awaited WHERE user = ? AND digest = ? AND awaited = 1"
+            " AND state = 'succeeded' AND updated > ? ORDER BY updated DESC LIMIT 1",
+            (submission.user, submission.digest, time.time() - COMES_BACK_SECONDS),
+        ).fetchone()
     return None if row is None else str(row["id"])
 
 

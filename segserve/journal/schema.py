@@ -52,6 +52,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE jobs ADD COLUMN lease_until REAL NOT NULL DEFAULT 0",  # 0: a command; its lock file decides
         "ALTER TABLE jobs ADD COLUMN cancel REAL NOT NULL DEFAULT 0",  # when somebody wanted it to end
         "ALTER TABLE jobs ADD COLUMN digest TEXT NOT NULL DEFAULT ''",  # of all that decides the result
+        # 1: a client waits for the result (a SegServe route) and has not had it: the same request again is this one.
+        "ALTER TABLE jobs ADD COLUMN awaited INTEGER NOT NULL DEFAULT 0",
         # Before this version every job had one attempt folder, a row for it only when it had been started.
         "UPDATE jobs SET attempt = 1, tries = 1",
         (
@@ -68,6 +70,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             "CREATE INDEX jobs_joinable ON jobs (user, digest)"
             " WHERE digest <> '' AND state IN ('queued', 'preparing', 'waiting', 'running', 'collecting')"
         ),
+        "CREATE INDEX jobs_awaited ON jobs (user, digest) WHERE awaited = 1",
         "CREATE INDEX jobs_of_user ON jobs (user, created)",
         "CREATE TABLE users (name TEXT PRIMARY KEY, served REAL NOT NULL) WITHOUT ROWID",  # when a job began last
         """

@@ -27,11 +27,12 @@ def submit(
     priority: int = 0,
     key: str = "",
     images: Mapping[str, str] | None = None,
+    awaited: bool = False,
 ) -> Submitted:
     """Put a request into the queue; an identical one of the same user that is open, or has this `key`, is joined.
 
     `gpus` is how many the machine has. `job_id` is given when its folder has uploads already, `images` maps names to
-    what is in them (a hash); without it the request joins no other.
+    what is in them (a hash); without it the request joins no other. `awaited`: see `journal.Submission`.
 
     Raises:
         KeyReused: the idempotency key came with another request before.
@@ -54,6 +55,7 @@ def submit(
             most_tries=ctx.settings.queue.tries,
             key=key,
             digest="" if images is None else wire.digest(request, images),
+            awaited=awaited,
         )
     )
     if not submitted.new:

@@ -35,6 +35,7 @@ from typing import Any
 from segserve import process, redact
 from segserve.errors import NoSlot
 from segserve.layout import Home
+from segserve.model import write_atomically
 from segserve.store import locked
 from segserve.tracking import record
 from segserve.tracking.embedded import ALREADY_RUNNING
@@ -125,10 +126,14 @@ def _serve(home: Home, idle_s: float) -> None:
     # SQLAlchemy escapes odd characters in the path of a database, and MLflow makes folders of the escaped name.
     os.chdir(home.path)
     os.environ.update(_variables(home))
+    _begin_again(home.mlflow_database)
+    if not home.mlflow_database.exists():
+        write_atomically(_unfinished(home.mlflow_database), "")
     _use_wal(home.mlflow_database)
     from mlflow.server import app
 
     _open_store(app, home, port)
+    _unfinished(home.mlflow_database).unlink(missing_ok=True)
     _quieten()
     activity = Activity(app, mine.instance)
     from waitress.server import create_server
@@ -170,6 +175,24 @@ def _variables(home: Home) -> dict[str, str]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
     }
+
+
+def _unfinished(path: Path) -> Path:
+    """Lies beside a database while it is made or upgraded, and names the copy to go back to."""
+    return path.with_name(f"{path.name}.unfinished")
+
+
+def _begin_again(path: Path) -> None:
+    """Take away what a server left that was killed in the middle: alembic cannot go on with half a schema."""
+    marker = _unfinished(path)
+    if not marker.exists():
+        return
+    copy = marker.read_text(encoding="utf-8")
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    if copy:
+        _copy_database(path.with_name(copy), path)
+    marker.unlink()
 
 
 def _use_wal(path: Path) -> None:
@@ -228,10 +251,12 @@ def _upgrade(path: Path) -> None:
     copy = path.with_name(f"{path.name}.before-{version('mlflow')}")
     print(f"segserve: upgrading the schema of {path}; a copy is kept as {copy.name}", file=sys.stderr, flush=True)
     _copy_database(path, copy)
+    write_atomically(_unfinished(path), copy.name)
     try:
         process.run([sys.executable, "-P", "-m", "mlflow", "db", "upgrade", f"sqlite:///{path.name}"], cwd=path.parent)
     except process.CommandFailed as failure:
         _copy_database(copy, path)
+        _unfinished(path).unlink()
         raise SystemExit(f"segserve: the schema of {path} could not be upgraded: {failure}") from None
 
 
