@@ -5,15 +5,20 @@ from __future__ import annotations
 import collections
 import sqlite3
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from segserve.environments.base import BuildOptions
 from segserve.errors import ExecutorFailed, NotFound, RepositoryUnreachable
+from segserve.inputs import Selection
 from segserve.journal import Claim, Journal, Submission, Submitted
 from segserve.journal.queue import KeyReused
-from segserve.model import JobState
+from segserve.model import JobState, Resources
+from segserve.pipeline import Request, wire
+from segserve.refs import parse
 from tests.test_journal import in_processes
 
 
@@ -243,3 +248,30 @@ def _fill(path: Path, size: int) -> None:
             ),
         )
     connection.close()
+
+
+def test_a_request_comes_back_from_the_queue_as_it_was() -> None:
+    request = Request(
+        ref=parse("https://user:hunter22@host/group/executor@v1#sub:main"),
+        images=("a.png", "ü.tif"),
+        parameters={"size": "3", "api_token": "abcdefgh"},
+        selection=Selection(channel="DAPI", first=3),
+        build=BuildOptions(kind="uv", channels=("conda-forge",), mirrors={"a": "b"}),
+        resources=Resources(gpus=1, timeout_s=60.0),
+        output=Path("/somewhere"),
+        exports=("coco",),
+        tags={"a": "b"},
+    )
+    text, secrets = wire.to_json(request), wire.secrets_of(request)
+    assert "hunter22" not in text + repr(request.ref)
+    assert "abcdefgh" not in text
+    back = wire.from_json(text, secrets)
+    assert back == request
+    assert back.ref.credentials == request.ref.credentials
+    assert wire.from_json(text).parameters == {"size": "3", "api_token": "***"}
+    plain = replace(request, parameters={"size": "3"})
+    assert wire.digest(request, {"a": "1"}) == ""
+    same = wire.digest(plain, {"a": "1"})
+    assert same == wire.digest(replace(plain, output=None, tags={}), {"a": "1"}) != ""
+    assert same != wire.digest(replace(plain, parameters={"size": "4"}), {"a": "1"})
+    assert same != wire.digest(plain, {"a": "2"})

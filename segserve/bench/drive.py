@@ -219,7 +219,7 @@ class _Try:
 
     def _failed(self, bare: Row, failure: SegserveError) -> Row:
         record = self._job()
-        if record is not None and record.run_id:
+        if record is not None and record.job is not None and record.run_id:
             run_id, url, commit = record.run_id, record.run_url, record.job.pin.sha
             self._name(run_id)
         else:  # it was refused before it had a run of its own
@@ -244,7 +244,7 @@ class _Try:
 
     def _job(self) -> JobRecord | None:
         recent = self.ctx.journal.jobs(limit=20)
-        return next((record for record in recent if record.job.tags.get("candidate") == self._key), None)
+        return next((record for record in recent if record.job and record.job.tags.get("candidate") == self._key), None)
 
     def _log(self, row: Row) -> None:
         """The candidate's own run gets its scores and pictures beside what every run has."""

@@ -78,7 +78,7 @@ class Launch:
             cache=self.cache,
             label=plan.cookie,
             resources=self.job.resources,
-            path_mounts=[*self.localised.mounts, *([self.folder.inputs_map] if self.job.images_parameter else [])],
+            path_mounts=[*self.localised.mounts, *([self.hold.folder.inputs_map] if self.job.images_parameter else [])],
             progress=attempt.progress,
             gpus=plan.gpus,
             variables=plan.variables,

@@ -17,7 +17,7 @@ from segserve.pipeline.prepare import Request
 from segserve.refs import Credentials, ExecutorRef, RepoKind
 
 # They say where and how it runs, not what comes out.
-_NOT_IN_DIGEST = ("images", "output", "attached", "wait", "keep", "experiment")
+_NOT_IN_DIGEST = ("images", "output", "attached", "wait", "keep", "experiment", "parent_run", "tags")
 
 
 def to_json(request: Request) -> str:
