@@ -139,7 +139,7 @@ def _identity(pid: int) -> Identity | None:
 def test_every_accepted_job_ends_whatever_is_killed(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     print(f"seed {SEED}")
     monkeypatch.setenv("SEGSERVE_HOME", str(disk / "home"))
-    queue = QueueAtWork(Home(disk / "home").ensure(), disk / "work", tries=TRIES, lease_s=3.0, slots=SLOTS)
+    queue = QueueAtWork(Home(disk / "home").ensure(), disk / "work", tries=TRIES, lease_s=5.0, slots=SLOTS)
     monkey = Monkey(queue, SEED)
     queue.start()
     jobs = [queue.submit()]

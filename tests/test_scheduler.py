@@ -25,7 +25,15 @@ __all__ = ["mlflow_server"]
 @pytest.fixture
 def queue(home: Home, tmp_path: Path, mlflow_server: str) -> Iterator[QueueAtWork]:
     os.environ["MLFLOW_TRACKING_URI"] = mlflow_server
-    work = QueueAtWork(home, tmp_path / "work", lease_s=3.0)
+    work = QueueAtWork(home, tmp_path / "work")
+    yield work
+    work.close()
+
+
+@pytest.fixture
+def impatient(queue: QueueAtWork) -> Iterator[QueueAtWork]:
+    """The same with leases of a few seconds: a worker that is starved by the machine may lose its job, too."""
+    work = QueueAtWork(queue.home, queue.folder, lease_s=6.0)
     yield work
     work.close()
 
@@ -42,7 +50,7 @@ def test_jobs_run_to_their_ends(queue: QueueAtWork) -> None:
     queue.start()
     queue.wait(good, bad, slow, gone)
     record = queue.get(good)
-    assert (record.state, record.tries, record.attempt) == (JobState.SUCCEEDED, 1, 1)
+    assert (record.state, record.tries, record.attempt, record.error) == (JobState.SUCCEEDED, 1, 1, {})
     assert Path(record.result) == queue.home.job(good).result
     assert (Path(record.result) / "output.json").exists()
     assert status_of(record.run_url) == "FINISHED"
@@ -69,12 +77,14 @@ def test_whoever_is_killed_the_job_ends_with_one_result(queue: QueueAtWork) -> N
     record = queue.get(of_worker)
     assert (record.state, record.attempt, starts(queue, of_worker)) == (JobState.SUCCEEDED, 1, 1)  # it ran on
     record = queue.get(of_supervisor)
+    assert record.error == {}  # that of the first attempt stands there
     assert (record.state, record.attempt, starts(queue, of_supervisor)) == (JobState.SUCCEEDED, 2, 2)  # once more
     first, second = queue.ctx.journal.attempts(of_supervisor)
     assert (first.state, first.error, second.state) == (JobState.FAILED, "AttemptLost", JobState.SUCCEEDED)
 
 
-def test_a_worker_that_is_suspended_past_its_lease_is_replaced(queue: QueueAtWork) -> None:
+def test_a_worker_that_is_suspended_past_its_lease_is_replaced(impatient: QueueAtWork) -> None:
+    queue = impatient
     queue.start()
     job = queue.submit(nap=2)
     queue.wait_for_executor(job)
@@ -104,7 +114,8 @@ def test_stopping_the_scheduler_hands_everything_over(queue: QueueAtWork) -> Non
     assert queue.get(waiting).state is JobState.SUCCEEDED
 
 
-def test_cancelled_wherever_it_is(queue: QueueAtWork) -> None:
+def test_cancelled_wherever_it_is(impatient: QueueAtWork) -> None:
+    queue = impatient
     queued = queue.submit()
     assert cancel(queue.ctx, queued) is JobState.CANCELLED
     queue.start()

@@ -206,9 +206,7 @@ class Drive:
             localised = self._fetch(prepared, tracker)
             cache = self.ctx.home.cache / "executors"
             cache.mkdir(exist_ok=True)
-            launch = Launch(
-                self.hold, prepared, job, environment, self.facts, localised, cache, self.request.variables
-            )
+            launch = Launch(self.hold, prepared, job, environment, self.facts, localised, cache, self.request.variables)
             with self._lease(job) as lease:  # last: nobody holds a GPU while something is downloaded
                 self._start(handle, launch.plan(tracker, lease), lease, hold)
             if not job.attached and self.queued is None:

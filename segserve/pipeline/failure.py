@@ -37,7 +37,7 @@ def end_badly(ctx: Context, hold: Hold, failure: SegserveError) -> JobState:
     if not failure.retryable or record.tries >= record.most_tries:
         return _end(ctx, hold, failure, JobState.FAILED)
     delay = back_off(record.tries, first=ctx.settings.queue.backoff_s, most=ctx.settings.queue.longest_backoff_s)
-    ctx.reporter.warn(f"{failure.message} Trying again in {delay:.0f} s.")
+    ctx.reporter.warn(f"{failure.message} Trying again in {delay:.1f} s.")
     if record.state is JobState.COLLECTING:  # the executor has done its part: only the rest is tried again
         ctx.journal.queue.postpone(hold.job_id, hold.fence, delay=delay, error=failure)
         return record.state

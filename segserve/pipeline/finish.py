@@ -58,9 +58,8 @@ def finish(ctx: Context, job: Job, hold: Hold, outcome: Outcome) -> Result:
 def _commit(ctx: Context, hold: Hold, result: Result) -> None:
     """The row decides which result is the job's; whoever comes too late takes his own away."""
     try:
-        ctx.journal.move(
-            hold.job_id, hold.fence, JobState.SUCCEEDED, result=str(result.folder), warnings=result.warnings
-        )
+        facts = {"result": str(result.folder), "warnings": result.warnings, "error": None}  # of an earlier attempt
+        ctx.journal.move(hold.job_id, hold.fence, JobState.SUCCEEDED, **facts)
     except StaleFence:
         shutil.rmtree(result.folder, ignore_errors=True)
         raise
