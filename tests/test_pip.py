@@ -18,7 +18,7 @@ from segserve import process
 from segserve.environments import base, pip
 from segserve.environments.closure import remote_revision
 from segserve.environments.indexes import Indexes, pip_settings
-from segserve.errors import DiskFull, EnvironmentBuildFailed, InvalidProject, UsageError
+from segserve.errors import DiskFull, EnvironmentBuildFailed, InvalidProject, RepositoryUnreachable, UsageError
 from tests.channel import make_wheel
 from tests.repositories import git, make_repository
 
@@ -265,7 +265,7 @@ def test_secrets_are_in_nothing_that_is_recorded(tmp_path: Path) -> None:
 def test_pips_configuration_reaches_uv(no_index: Path) -> None:
     variables = pip.host_settings().environment()
     assert variables["UV_FIND_LINKS"] == str(no_index)
-    assert variables["UV_NO_INDEX"] == "1"
+    assert pip.host_settings().words() == ("--no-index",)
 
 
 def test_precedence_is_pips(tmp_path: Path, no_index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +286,7 @@ def test_precedence_is_pips(tmp_path: Path, no_index: Path, monkeypatch: pytest.
     assert variables["UV_EXTRA_INDEX_URL"] == "https://user.example.org"
     assert variables["UV_INDEX_STRATEGY"] == "unsafe-best-match"
     assert variables["HTTPS_PROXY"] == "p:1"
-    assert "UV_NO_INDEX" not in variables
+    assert pip.host_settings().words() == ()
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     assert "extra-index-url" not in pip_settings()
 
@@ -347,6 +347,38 @@ def test_the_hosts_wheel_folder_is_used(python: Path, no_index: Path, tmp_path: 
     assert list((tmp_path / "venv").glob("lib/*/site-packages/__pycache__/colours*.pyc"))
     assert any("colours" in line for line in lines)
     assert not (tmp_path / "scratch").exists()
+
+
+def test_without_an_index_nobody_is_asked(python: Path, no_index: Path, tmp_path: Path) -> None:
+    """An admin who forbids the index means it, also where a project names one, and for what a build needs."""
+    asked: list[str] = []
+
+    class Counting(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_: Any) -> None: ...
+
+    package = local_package(tmp_path / "p" / "sdk", "sdkpackage")
+    (package / "pyproject.toml").write_text(PYPROJECT.replace("[]", '["absent"]', 1))
+    with _serving(tmp_path, Counting) as port:
+        os.environ["UV_DEFAULT_INDEX"] = f"http://127.0.0.1:{port}"
+        for line in ("colours==9", "./sdk"):
+            with pytest.raises(EnvironmentBuildFailed):
+                pip.install(python, read(tmp_path / "p", line), tmp_path / "scratch", print)
+    assert asked == []
+
+
+def test_an_index_that_does_not_answer_is_the_networks_fault(
+    python: Path, no_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pip.conf").write_text("[global]\nindex-url = http://127.0.0.1:9/simple\n")
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    with pytest.raises(RepositoryUnreachable) as caught:
+        pip.install(python, read(tmp_path, "colours==9"), tmp_path / "scratch", print)
+    assert "127.0.0.1:9" in caught.value.quote
+    assert caught.value.exit_code == 6
 
 
 def test_local_packages_become_wheels(python: Path, no_index: Path, tmp_path: Path) -> None:

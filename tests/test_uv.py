@@ -10,7 +10,7 @@ import pytest
 from segserve import environments, process, project
 from segserve.environments import BuildOptions, interpreters, uv
 from segserve.environments.interpreters import Machine, Plan
-from segserve.errors import EnvironmentBuildFailed, InvalidParameters, InvalidProject
+from segserve.errors import EnvironmentBuildFailed, InvalidParameters, InvalidProject, UsageError
 from segserve.layout import Home
 from segserve.model import Environment, EnvironmentSpec
 from tests.repositories import make_repository
@@ -104,6 +104,15 @@ def test_this_machines_interpreters_are_found() -> None:
     for found in interpreters.installed():
         assert found.python.is_file()
         assert "shims" not in found.python.parts
+
+
+def test_a_variable_of_uv_that_makes_no_sense(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UV_OFFLINE", "perhaps")
+    interpreters.downloadable.cache_clear()
+    with pytest.raises(UsageError) as caught:
+        interpreters.downloadable()
+    assert "UV_OFFLINE" in caught.value.quote
+    interpreters.downloadable.cache_clear()
 
 
 def test_nothing_to_be_had_lists_all_three_ways(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from segserve.errors import DiskFull, EnvironmentBuildFailed, InvalidProject
+from segserve.errors import DiskFull, EnvironmentBuildFailed, InvalidProject, RepositoryUnreachable
 from segserve.model import Environment, EnvironmentSpec
 from segserve.project import Project, repository_root
 
@@ -196,13 +196,26 @@ def deciding_lines(lines: Iterable[str], *, limit: int = QUOTE_LINES) -> str:
     return "\n".join(chosen if len(chosen) <= limit else [*chosen[: limit // 3], "…", *chosen[-(limit - limit // 3) :]])
 
 
-def build_failed(message: str, lines: Iterable[str], *, hint: str = "") -> EnvironmentBuildFailed | DiskFull:
-    """The error of a failed build with the deciding lines quoted; a full disk is told apart."""
+# As uv (reqwest) and git say it; an answer that refuses (401, 404) is another matter.
+_UNREACHABLE = re.compile(r"error sending request for url|client error \(Connect\)|Could not resolve host")
+
+
+def build_failed(
+    message: str, lines: Iterable[str], *, hint: str = ""
+) -> EnvironmentBuildFailed | RepositoryUnreachable | DiskFull:
+    """The error of a failed build, deciding lines quoted; a full disk and a network that fails are told apart."""
     said = list(lines)
+    if any(_UNREACHABLE.search(line) for line in said):
+        return RepositoryUnreachable(
+            f"{message} A server that it needs cannot be reached.", hint=NETWORK, quote=deciding_lines(said)
+        )
     full = [line for line in said if "No space left on device" in line]
     if full:
         return DiskFull("There is no space left to build the environment.", hint=FREE_SPACE, quote=full[-1].strip())
     return EnvironmentBuildFailed(message, hint=hint, quote=deciding_lines(said))
 
 
+NETWORK = (
+    "Check the network. What pip or uv is configured with (mirror, proxy, certificates) is used: `segserve doctor`."
+)
 FREE_SPACE = "Free some: `segserve env gc` removes environments that nobody used, `uv cache prune` old downloads."

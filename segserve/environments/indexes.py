@@ -23,7 +23,7 @@ from segserve.errors import UsageError
 
 # Variables of uv that decide what is installed; the rest (cache, concurrency, certificates) decides only how.
 _DECIDING = re.compile(
-    r"UV_(DEFAULT_INDEX|INDEX|INDEX_URL|EXTRA_INDEX_URL|FIND_LINKS|NO_INDEX|INDEX_STRATEGY|PRERELEASE|RESOLUTION"
+    r"UV_(DEFAULT_INDEX|INDEX|INDEX_URL|EXTRA_INDEX_URL|FIND_LINKS|INDEX_STRATEGY|PRERELEASE|RESOLUTION"
     r"|EXCLUDE_NEWER|TORCH_BACKEND|NO_BINARY\w*|NO_BUILD\w*|OFFLINE)"
 )
 _FILES = ("UV_CONSTRAINT", "UV_OVERRIDE", "UV_BUILD_CONSTRAINT", "UV_EXCLUDE")
@@ -89,6 +89,10 @@ class HostSettings:
             "constraints": [hash_file(path) for path in self.constraints],
         }
 
+    def words(self, extra: Indexes = Indexes()) -> tuple[str, ...]:
+        """What a call of uv that looks for packages needs on its command line: there is no variable for it."""
+        return ("--no-index",) if extra.over(self.indexes).no_index else ()
+
     def environment(self, extra: Indexes = Indexes()) -> dict[str, str]:
         """The whole environment for a call of uv; `extra` are the options of the requirements files."""
         indexes = extra.over(self.indexes)
@@ -96,7 +100,7 @@ class HostSettings:
         variables |= {**self.variables, "NO_COLOR": "1", "UV_NO_PROGRESS": "1", "GIT_TERMINAL_PROMPT": "0"}
         variables |= {"GIT_ALLOW_PROTOCOL": "https:http:ssh:file", "GIT_LFS_SKIP_SMUDGE": "1"}
         variables |= {"GIT_OPTIONAL_LOCKS": "0"}  # `git status` in a build leaves the checkout's index alone
-        for name in ("UV_INDEX_URL", "UV_DEFAULT_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_NO_INDEX"):
+        for name in ("UV_INDEX_URL", "UV_DEFAULT_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS"):
             variables.pop(name, None)
         if indexes.index:
             variables["UV_DEFAULT_INDEX"] = indexes.index
@@ -107,8 +111,6 @@ class HostSettings:
             variables.setdefault("UV_INDEX_STRATEGY", "unsafe-best-match")
         if indexes.find_links:
             variables["UV_FIND_LINKS"] = ",".join(indexes.find_links)
-        if indexes.no_index:
-            variables["UV_NO_INDEX"] = "1"
         if indexes.trusted_hosts:
             variables["UV_INSECURE_HOST"] = " ".join(indexes.trusted_hosts)
         return variables
@@ -133,7 +135,7 @@ def host_settings() -> HostSettings:
             tuple(link for link in os.environ.get("UV_FIND_LINKS", "").split(",") if link),
             tuple(_absolute(link) for link in pip.get("find-links", "").split()),
         ),
-        _true(pip.get("no-index", "")) or _true(os.environ.get("UV_NO_INDEX", "")),
+        _true(pip.get("no-index", "")),
         _unique(_words("UV_INSECURE_HOST"), tuple(pip.get("trusted-host", "").split())),
     )
     decided = {name: redact.text(value) for name, value in os.environ.items() if _DECIDING.fullmatch(name)}

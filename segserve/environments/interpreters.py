@@ -19,7 +19,7 @@ from segserve.environments.base import Report, build_failed
 from segserve.environments.indexes import host_settings
 from segserve.environments.pip import uv
 from segserve.environments.translate import pep440
-from segserve.errors import BackendError, EnvironmentBuildFailed, InvalidParameters, InvalidProject
+from segserve.errors import BackendError, EnvironmentBuildFailed, InvalidParameters, InvalidProject, UsageError
 
 # (exact version or X.Y, empty folder that lasts as long as the environment, report) → interpreter.
 # Raises EnvironmentBuildFailed or BackendError, as the channel does.
@@ -255,7 +255,14 @@ def _folders() -> Sequence[Path]:
 
 def _uv_list(words: Sequence[str], variables: Mapping[str, str]) -> list[dict[str, str]]:
     argv = [uv(), "python", "list", *words, "--output-format", "json", "--no-config"]
-    listed: list[dict[str, str]] = json.loads(process.run(argv, cwd=Path(os.sep), env=variables).stdout or "[]")
+    try:
+        listed: list[dict[str, str]] = json.loads(process.run(argv, cwd=Path(os.sep), env=variables).stdout or "[]")
+    except process.CommandFailed as failed:
+        raise UsageError(
+            "uv, which builds the environments, refuses to work here.",
+            hint="Correct the UV_… variable that it names.",
+            quote=failed.completed.stderr.strip(),
+        ) from None
     return listed
 
 

@@ -56,6 +56,7 @@ def install(
 
     Raises:
         EnvironmentBuildFailed: with the deciding lines of uv.
+        RepositoryUnreachable: an index does not answer.
         DiskFull: there was no space left.
     """
     if not (requirements.lines or requirements.local):
@@ -65,9 +66,10 @@ def install(
     scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
         lines = [*requirements.lines]
+        words = ["--no-sources", "--python", str(python), *host.words(requirements.indexes)]
         for number, local in enumerate(requirements.local):
-            lines.append(_local(python, local, scratch / str(number), environment, report))
-        argv = [uv(), "pip", "install", "--python", str(python), "--no-sources", *host.arguments]
+            lines.append(_local(words, local, scratch / str(number), environment, report))
+        argv = [uv(), "pip", "install", *words, *host.arguments]
         argv += ["--compile-bytecode"] if bytecode else []
         argv += [*requirements.arguments, "-r", str(_written(scratch / "requirements.txt", lines))]
         limits = [*requirements.constraints, *constraints, *_kit(requirements, scratch / "kit")]
@@ -126,7 +128,7 @@ def call(
     """Run a command of a build in `folder`; every line goes to `report`, and all of them come back.
 
     Raises:
-        EnvironmentBuildFailed, DiskFull: `message`, with the deciding lines.
+        EnvironmentBuildFailed, RepositoryUnreachable, DiskFull: `message`, with the deciding lines.
     """
     lines: list[str] = []
 
@@ -150,12 +152,12 @@ def _ask(python: Path, *words: str, check: bool = True) -> process.Completed:
     )
 
 
-def _local(python: Path, local: LocalPath, scratch: Path, environment: dict[str, str], report: Report) -> str:
+def _local(words: Sequence[str], local: LocalPath, scratch: Path, environment: dict[str, str], report: Report) -> str:
     wheels = scratch / "wheels"
     wheels.mkdir(parents=True)
     if local.path.is_dir():
         source = _copy(local.path, scratch / "source")
-        argv = [uv(), "build", "--wheel", "--no-sources", "--python", str(python), "--out-dir", str(wheels)]
+        argv = [uv(), "build", "--wheel", *words, "--out-dir", str(wheels)]
         message = f"The local package '{local.path.name}' cannot be built."
         _build_or_install([*argv, str(source)], scratch, environment, report, message)
     else:

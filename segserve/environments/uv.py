@@ -20,7 +20,7 @@ from segserve.environments.base import (
     repository_root,
 )
 from segserve.environments.requirements import Requirements
-from segserve.errors import EnvironmentBuildFailed, InvalidParameters, InvalidProject
+from segserve.errors import EnvironmentBuildFailed, InvalidParameters, InvalidProject, RepositoryUnreachable
 from segserve.model import Environment, EnvironmentSpec
 from segserve.project import Project
 
@@ -113,7 +113,7 @@ def build(
     empty = not (requirements.lines or requirements.local)
     try:
         pip.install(python, seeds, scratch, report, bytecode=empty)
-    except EnvironmentBuildFailed:
+    except (EnvironmentBuildFailed, RepositoryUnreachable):
         if not declared.seeds_by_us:
             raise
         _seed_from_bundle(python, report)
@@ -214,8 +214,8 @@ def _seed_from_bundle(python: Path, report: Report) -> None:
         report("The environment has no pip: neither an index nor Python itself brings one.")
         return
     report(f"No index has pip: {', '.join(names)} come from Python itself.")
-    variables = {**environment, "UV_NO_INDEX": "1", "UV_FIND_LINKS": str(bundle)}
-    argv = [pip.uv(), "pip", "install", "--python", str(python), *names]
+    variables = {**environment, "UV_FIND_LINKS": str(bundle)}
+    argv = [pip.uv(), "pip", "install", "--no-index", "--python", str(python), *names]
     pip.call(argv, python.parent, variables, report, "pip cannot be installed.")
 
 
