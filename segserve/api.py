@@ -557,6 +557,11 @@ class Session:
             "packages": list(built.packages),
         }
 
+    def environment_key(self, request: Request) -> str:
+        """The content key of an executor's environment on this machine; nothing is built."""
+        with self._loaded(request) as (_, loaded, _notes):
+            return environments.detect(loaded, request.build).key
+
     def remove_environment(self, key: str) -> str:
         """Remove one environment; returns its full key."""
         return environments.remove(self.ctx.home, key, keep=self._keys_in_use())

@@ -1,4 +1,4 @@
-"""`segserve env list|build|rm|gc`: built environments."""
+"""`segserve env list|build|key|rm|gc`: built environments."""
 
 from __future__ import annotations
 
@@ -51,6 +51,17 @@ def build_command(ref: str, *, verbose: bool, as_json: bool, **chosen: Any) -> N
         render.document(built)
     else:
         render.echo(f"{built['key']}  {built['location']}  ({len(built['packages'])} packages)")
+
+
+@env_command.command("key", cls=options.SectionedCommand)
+@click.argument("ref", default=".")
+@options.reference
+@options.environment
+@options.CONFIG
+def key_command(ref: str, **chosen: Any) -> None:
+    """Print the content key of REF's environment on this machine, for caches of CI; nothing is built."""
+    with api.session(config=chosen.pop("config"), reporter=render.TerminalReporter(-1)) as session:
+        render.echo(session.environment_key(session.request(ref, (), **chosen)))
 
 
 @env_command.command("rm")
