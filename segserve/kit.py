@@ -1,4 +1,6 @@
-"""`segserve_sdk` for executors: its wheel, assembled from the package that is installed with segserve.
+"""The guest packages, as wheels that are assembled from what is installed with segserve.
+
+`segserve_sdk` is the kit for executors, `segserve_modules` what runs algorithm modules of other dialects.
 
 No build step and nothing binary in the repository: a wheel of pure Python is a zip of its files and three texts about
 them. The same files give the same bytes on every machine, so that its hash can be part of an environment's key.
@@ -19,6 +21,11 @@ from pathlib import Path
 from segserve.errors import SegserveError
 
 NAME = "segserve_sdk"
+MODULES = "segserve_modules"
+_SUMMARIES = {
+    NAME: "Everything around the model of a segmentation executor",
+    MODULES: "Runs algorithm modules of other dialects",
+}
 MENTION = re.compile(r"(?<![\w.-])segserve[-_.]+sdk(?![\w-])", re.IGNORECASE)  # however a requirement spells it
 _PYTHON = ">=3.8"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip knows
@@ -27,70 +34,70 @@ _SHIPPED = (".py", ".txt", ".typed")
 
 
 @cache
-def version() -> str:
+def version(name: str = NAME) -> str:
     """Its version, which is no more than a name: `digest` tells two of them apart."""
-    found = _VERSION.search((_source() / "__init__.py").read_text(encoding="utf-8"))
+    found = _VERSION.search((_source(name) / "__init__.py").read_text(encoding="utf-8"))
     if found is None:
-        raise SegserveError(f"{NAME} says no version.")
+        raise SegserveError(f"{name} says no version.")
     return found.group(1)
 
 
-def requirements() -> tuple[str, ...]:
+def requirements(name: str = NAME) -> tuple[str, ...]:
     """What it needs, as pip reads it."""
-    return tuple((_source() / "requirements.txt").read_text(encoding="utf-8").split())
+    return tuple((_source(name) / "requirements.txt").read_text(encoding="utf-8").split())
 
 
-def file_name() -> str:
+def file_name(name: str = NAME) -> str:
     """The wheel's name: `segserve_sdk-0.1.0-py3-none-any.whl`."""
-    return f"{NAME}-{version()}-py3-none-any.whl"
+    return f"{name}-{version(name)}-py3-none-any.whl"
 
 
 @cache
-def digest() -> str:
+def digest(name: str = NAME) -> str:
     """SHA-256 (hex) of the wheel."""
-    return hashlib.sha256(_assembled()).hexdigest()
+    return hashlib.sha256(_assembled(name)).hexdigest()
 
 
-def write_wheel(folder: Path) -> Path:
+def write_wheel(folder: Path, name: str = NAME) -> Path:
     """Put the wheel into `folder` (created if need be); returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / file_name()
-    target.write_bytes(_assembled())
+    target = folder / file_name(name)
+    target.write_bytes(_assembled(name))
     return target
 
 
 @cache
-def _source() -> Path:
-    found = importlib.util.find_spec(NAME)  # finds, does not import
+def _source(name: str) -> Path:
+    found = importlib.util.find_spec(name)  # finds, does not import
     if found is None or not found.submodule_search_locations:
-        raise SegserveError(f"{NAME}, which belongs to segserve, is not installed.")
+        raise SegserveError(f"{name}, which belongs to segserve, is not installed.")
     return Path(found.submodule_search_locations[0])
 
 
 @cache
-def _assembled() -> bytes:
-    source, about = _source(), f"{NAME}-{version()}.dist-info"
+def _assembled(name: str) -> bytes:
+    source, about = _source(name), f"{name}-{version(name)}.dist-info"
     files = {
-        f"{NAME}/{path.relative_to(source).as_posix()}": path.read_bytes()
+        f"{name}/{path.relative_to(source).as_posix()}": path.read_bytes()
         for path in sorted(source.rglob("*"))
         if path.suffix in _SHIPPED and "__pycache__" not in path.parts
     }
-    files[f"{about}/METADATA"] = _metadata().encode()
+    files[f"{about}/METADATA"] = _metadata(name).encode()
     files[f"{about}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: segserve\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     files[f"{about}/RECORD"] = _record(files, f"{about}/RECORD").encode()
     stream = BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
-        for name, content in files.items():
-            entry = zipfile.ZipInfo(name, _EPOCH)
+        for path, content in files.items():
+            entry = zipfile.ZipInfo(path, _EPOCH)
             entry.external_attr = 0o100644 << 16
             archive.writestr(entry, content)  # stored: compressors of two versions need not give the same bytes
     return stream.getvalue()
 
 
-def _metadata() -> str:
-    head = f"Metadata-Version: 2.1\nName: {NAME}\nVersion: {version()}\n"
-    head += "Summary: Everything around the model of a segmentation executor\nLicense: BSD-3-Clause\n"
-    return f"{head}Requires-Python: {_PYTHON}\n" + "".join(f"Requires-Dist: {line}\n" for line in requirements())
+def _metadata(name: str) -> str:
+    head = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version(name)}\n"
+    head += f"Summary: {_SUMMARIES[name]}\nLicense: BSD-3-Clause\n"
+    return f"{head}Requires-Python: {_PYTHON}\n" + "".join(f"Requires-Dist: {line}\n" for line in requirements(name))
 
 
 def _record(files: Mapping[str, bytes], own: str) -> str:

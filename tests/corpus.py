@@ -108,6 +108,35 @@ TOKEN = "gh" + "p_" + base64.b64encode(b"no token at all, only a test 42").decod
 KEY = "-----BEGIN " + "RSA PRIVATE KEY-----\nMIIB\n"
 
 # rule → what is changed in the good repository; None removes a file, a Path is a link to it
+# An algorithm module in the same repository, which has no MLProject then.
+MODULE = """\
+[project]
+name = "tiny"
+version = "1.0.0"
+dependencies = ["numpy"]
+
+[tool.compox]
+algorithm_type = "Image2Segmentation"
+tags = ["image-segmentation"]
+"""
+RUNNER = """\
+from compox.algorithm_utils.Image2SegmentationRunner import Image2SegmentationRunner
+
+
+class Runner(Image2SegmentationRunner):
+    def inference(self, data, args={}):
+        return data > 100
+"""
+
+
+def _module(more: str = "", *, old: str = "", new: str = "", runner: str = RUNNER) -> Mapping[str, Change]:
+    """A module with further lines in [tool.compox], or one text of its pyproject.toml replaced."""
+    assert old in MODULE
+    gone = dict.fromkeys(("MLProject", "python_env.yaml", "main.py", "info.py"))
+    pyproject = (MODULE.replace(old, new) if old else MODULE) + more
+    return {**gone, "pyproject.toml": pyproject, "Runner.py": runner}
+
+
 BROKEN: Mapping[str, Mapping[str, Change]] = {
     # MLProject, as it is read
     "no-mlproject": {"MLProject": None},
@@ -222,6 +251,27 @@ BROKEN: Mapping[str, Mapping[str, Change]] = {
     "manifest-unknown-key": {"segserve.toml": 'titel = "tiny"\n'},
     "manifest-value": {"segserve.toml": 'licence = "whatever you like"\n'},
     "unknown-ignore": {"segserve.toml": '[check]\nignore = ["no-licences"]\n'},
+    # algorithm modules
+    "module-toml": _module("tags = 3\n"),
+    "module-table": _module('\n[tool.t3dserver]\nalgorithm_type = "Image2Image"\n'),
+    "module-unknown-key": _module("tag = []\n"),
+    "module-name": _module(old='name = "tiny"\n'),
+    "module-type": _module(old="Image2Segmentation", new="Image2Mask"),
+    "module-devices": _module('supported_devices = ["cpu"]\ndefault_device = "gpu"\n'),
+    "module-value": _module('obfuscate = "yes"\n'),
+    "module-dependencies": _module(old='"numpy"', new='"numpy ==== 2"'),
+    "module-dynamic-dependencies": _module(old='dependencies = ["numpy"]', new='dynamic = ["dependencies"]'),
+    "module-provided": _module(old='"numpy"', new='"numpy", "compox"'),
+    "module-parameter": _module('additional_parameters = [{name = "a", config = {type = "integr"}}]\n'),
+    "module-default": _module(
+        'additional_parameters = [{name = "a", config = {type = "int_range", default = 9, min = 0, max = 5}}]\n'
+    ),
+    "module-older-spelling": _module('additional_parameters = [{name = "a", type = "str", default = "x"}]\n'),
+    "module-obfuscate": _module("obfuscate = true\n"),
+    "module-hash": _module("hash_assets = false\n"),
+    "module-runner": _module(runner="class Runnner:\n    pass\n"),
+    "module-base": _module(runner=RUNNER.replace("Image2Segmentation", "Image2Image")),
+    "module-method": _module(runner=RUNNER.replace("data, args={}", "data")),
 }
 
 

@@ -23,6 +23,7 @@ from segserve.cli import COMMANDS, cli, render
 from segserve.errors import SegserveError
 from tests.commands import SEGSERVE, Command, options_in, run_of, status_of, wait_for
 from tests.executors import make_executor
+from tests.modules import make_module
 from tests.repositories import git, make_repository
 
 pytest_plugins = ["tests.command_fixtures"]
@@ -286,6 +287,18 @@ def test_nothing_there_yet(segserve: Command) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ run, the main job
+
+
+def test_info_of_a_module(segserve: Command, here: Path) -> None:
+    make_module(here / "module", settings='supported_devices = ["cpu", "gpu"]\nobfuscate = true')
+    done = segserve("info", "./module")
+    assert done.code == 0
+    assert "module       Compox Image2Segmentation 1.0.0" in done.out
+    assert "devices      cpu (default), gpu" in done.out
+    assert re.search(r"thresholding_algorithm +string_enum +otsu +otsu \| yen .*The thresholding algorithm", done.out)
+    assert "obfuscate has no effect" in done.out
+    module = segserve("info", "./module", "--json").document["module"]
+    assert (module["algorithm_type"], module["tags"]) == ("Image2Segmentation", ["image2segmentation"])
 
 
 def test_info(segserve: Command, here: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from segserve import dialects, project
+from segserve import api, dialects, project
 from segserve.errors import InvalidParameters, InvalidProject
 from segserve.findings import Severity
 from tests.modules import EVERY_PARAMETER, TYPES, make_module, write_module
@@ -212,7 +213,7 @@ def test_the_older_spelling_is_read_with_a_warning(tmp_path: Path) -> None:
     found = project.select(loaded, "main").parameters["some_user_defined_args"]
     assert (found.declared, found.default, found.description) == ("string", "hello", "An argument.")
     rules = [finding.rule for finding in loaded.findings]
-    assert rules == ["older-spelling", "older-spelling"]
+    assert rules == ["module-older-spelling"] * 2
     assert "outside of config" in loaded.findings[0].message
     assert "read as string" in loaded.findings[1].message
 
@@ -220,7 +221,7 @@ def test_the_older_spelling_is_read_with_a_warning(tmp_path: Path) -> None:
 def test_a_default_that_does_not_fit_is_said(tmp_path: Path) -> None:
     wrong = '{name = "x", config = {type = "int_range", default = 7, min = 0, max = 5}}'
     loaded = dialects.load(write_module(tmp_path, parameters=wrong))
-    assert "0 to 5" in warned(loaded)["default"]
+    assert "0 to 5" in warned(loaded)["module-default"]
 
 
 def test_parameters_that_people_need_not_see(tmp_path: Path) -> None:
@@ -248,7 +249,7 @@ def test_devices(tmp_path: Path, settings: str, supported: list[str], default: s
     loaded = dialects.load(write_module(tmp_path, settings=settings))
     assert loaded.module["supported_devices"] == supported
     assert loaded.module["default_device"] == default
-    assert ("devices" in warned(loaded)) is warns
+    assert ("module-devices" in warned(loaded)) is warns
     assert project.select(loaded, "main").parameters["device"].options == ("auto", *supported)
 
 
@@ -256,8 +257,8 @@ def test_obfuscate_is_reported_as_without_effect(tmp_path: Path) -> None:
     settings = "obfuscate = true\nhash_module = true\nhash_assets = false\n"
     loaded = dialects.load(write_module(tmp_path, settings=settings))
     assert {finding.severity for finding in loaded.findings} == {Severity.NOTE}
-    assert "recorded commit" in warned(loaded)["obfuscate"]
-    assert "hash_assets" in warned(loaded)["hash"]
+    assert "recorded commit" in warned(loaded)["module-obfuscate"]
+    assert "hash_assets" in warned(loaded)["module-hash"]
 
 
 def test_content_hashes_tell_code_from_assets(tmp_path: Path) -> None:
@@ -281,7 +282,7 @@ def test_other_algorithm_types(tmp_path: Path, declared: str, kind: str) -> None
     (folder / "pyproject.toml").write_text(text)
     loaded = dialects.load(folder)
     assert loaded.module["algorithm_type"] == kind
-    assert "algorithm-type" in warned(loaded)
+    assert "module-type" in warned(loaded)
 
 
 # -------------------------------------------------------------------------------------------------------- environment
@@ -297,7 +298,7 @@ def test_own_dependencies_win(tmp_path: Path) -> None:
     own = 'requires-python = ">=3.9,<3.11"\ndependencies = ["numpy<2", "scikit-image", "compox>=1"]'
     loaded = dialects.load(write_module(tmp_path, project=own))
     assert lines(tmp_path) == ("3.10", ["numpy<2", "scikit-image"])
-    assert "guest package" in warned(loaded)["dependencies"]
+    assert "guest package" in warned(loaded)["module-provided"]
     assert loaded.module["requirements_from"] == "[project].dependencies"
 
 
@@ -321,3 +322,26 @@ def test_the_documents_say_what_the_default_environment_holds() -> None:
 
     text = (Path(__file__).parent.parent / "docs" / "modules.md").read_text(encoding="utf-8")
     assert all(f"`{package}`" in text for package in (*environment.DEFAULT, *environment.ON_IMPORT.values()))
+
+
+def test_content_is_stored_once_and_reused_by_its_hash(tmp_path: Path) -> None:
+    """A second commit changes the code: the asset is not stored again, and the environment is the same one."""
+    folder = tmp_path / "module"
+    make_module(folder, settings="hash_module = true\nhash_assets = true")
+    (folder / "files").mkdir()
+    (folder / "files" / "weights.bin").write_bytes(random.Random(1).randbytes(3_000_000))
+    make_repository(folder, {})
+    hashes, environments, sizes = [], [], []
+    with api.session() as session:
+        for text in ("", "\n# changed\n"):
+            make_repository(folder, {"Runner.py": (folder / "Runner.py").read_text() + text})
+            request = session.request(f"{folder}#check")
+            hashes.append(session.info(request)["module"])
+            environments.append(session.plan(request)["environment"])
+            (mirror,) = session.ctx.store.mirrors()
+            sizes.append(mirror.size)
+    assert hashes[0]["assets_sha256"] == hashes[1]["assets_sha256"]
+    assert hashes[0]["module_sha256"] != hashes[1]["module_sha256"]
+    assert environments[0] == environments[1]
+    assert sizes[0] > 3_000_000
+    assert sizes[1] - sizes[0] < 300_000

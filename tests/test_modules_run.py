@@ -242,3 +242,28 @@ def test_check_importable_really_checks(tmp_path: Path) -> None:
     make_repository(folder, {})
     checked = run(f"{folder}#check", ())
     assert json.loads((checked.folder / "artifacts" / "output.json").read_text())["type"] == "info"
+
+
+LABELS = """
+    def inference(self, data, args={}):
+        assert data.ndim == 3
+        labels = np.zeros(data.shape, np.uint16)
+        labels[:, 2:8, 2:8] = 7
+        labels[1:, 8:12, 2:8] = 3  # touches the first one: as a binary mask both would be one object
+        return labels
+"""
+
+
+def test_stacks_and_hdf5_are_segmented_per_plane(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    stack = np.zeros((3, 20, 30), np.uint8)
+    tifffile.imwrite(images / "a.tif", stack, metadata={"axes": "ZYX"}, imagej=True)
+    with h5py.File(images / "b.h5", "w") as file:
+        file["image"] = stack[:2]
+    make_module(tmp_path / "module", "Image2Segmentation", "t3dserver", imports="", methods=LABELS)
+    result = run(tmp_path / "module", images)
+    assert [(Path(image.source).name, image.z, image.t) for image in result.images] == [
+        ("a.tif", 0, None), ("a.tif", 1, None), ("a.tif", 2, None), ("b.h5", None, 0), ("b.h5", None, 1),
+    ]  # fmt: skip
+    assert result.counts == (1, 2, 2, 1, 2)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+from segserve import dialects
 from segserve.errors import InvalidProject
 from segserve.findings import Finding, Place
 from segserve.project import Project
@@ -72,10 +73,15 @@ class Repository:
         """What MLProject says; None when it cannot be read."""
         return self._loaded[0]
 
+    @cached_property
+    def is_module(self) -> bool:
+        """Whether it is an algorithm module of another dialect, which has no MLProject of its own."""
+        return dialects.recognise(self.folder)
+
     @property
     def project_findings(self) -> tuple[Finding, ...]:
-        """What the loader has to say about it, errors and warnings."""
-        return tuple(self.moved(finding) for finding in self._loaded[1])
+        """What the loader has to say about it, errors and warnings; nothing about a module."""
+        return () if self.is_module else tuple(self.moved(finding) for finding in self._loaded[1])
 
     @property
     def project_file(self) -> str:

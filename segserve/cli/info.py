@@ -11,6 +11,7 @@ from segserve import api, redact
 from segserve.cli import options, render
 
 _WIDTH = 100
+_MOST_MEANING = 70
 _NETWORK = {"never": "no network", "first-run": "network in its first run", "always": "network in every run"}
 _DETERMINISTIC = {True: "deterministic", False: "not deterministic", None: ""}
 
@@ -42,17 +43,17 @@ def _info_text(ref: str, info: dict[str, Any]) -> str:
         f"  environment  {info['environment']['kind']}" + (f" ({source})" if source else ""),
         *(f"  note         {note}" for note in info["notes"]),
     ]
-    lines += _about(info["manifest"])
+    lines += [*_module(info.get("module", {})), *_about(info["manifest"])]
     described = info["manifest"].get("entry_points", {})
     for entry in info["entry_points"]:
         lines += ["", f"#{entry['name']}" + ("" if entry["images_parameter"] else "   (takes no images)")]
         lines += _wrapped("  ", described.get(entry["name"], {}).get("description", ""))
         lines += [f"  problem: {problem}" for problem in entry["problems"]]
         rows = [
-            (f"  {p['name']}", p["type"], _default(p), "images" if p["name"] == entry["images_parameter"] else "")
+            (f"  {p['name']}", p["type"], _default(p), _limits(p), _meaning(p, entry["images_parameter"]))
             for p in entry["parameters"]
         ]
-        lines.append(render.table(("  parameter", "type", "default", ""), rows) if rows else "  no parameters")
+        lines.append(render.table(("  parameter", "type", "default", "", ""), rows) if rows else "  no parameters")
     entries = info["entry_points"]
     if entries:
         first = next((entry for entry in entries if entry["name"] == "main"), entries[0])
@@ -61,6 +62,37 @@ def _info_text(ref: str, info: dict[str, Any]) -> str:
         folder = f"{info['subdir']}:" if info["subdir"] else ""
         lines += ["", f"Next    segserve run {redact.url(bare)}#{folder}{first['name']}{images}"]
     return render.plain("\n".join(lines))
+
+
+def _module(module: dict[str, Any]) -> list[str]:
+    """What an algorithm module says of itself."""
+    if not module:
+        return []
+    devices = ", ".join(name + (" (default)" if name == module["default_device"] else "")
+                        for name in module["supported_devices"])  # fmt: skip
+    facts = {
+        "module": f"{module['dialect']} {module['algorithm_type']} {module['version']}".strip(),
+        "tags": ", ".join(module["tags"]),
+        "about": module["description"],
+        "devices": devices,
+        "packages": f"{module['requirements_from']}: {', '.join(module['requirements'])}",
+        "code": module["module_sha256"][:12],
+        "assets": module["assets_sha256"][:12],
+    }
+    return [line for name, text in facts.items() for line in _wrapped(f"  {name:<12} ", text)]
+
+
+def _limits(parameter: dict[str, Any]) -> str:
+    """`0 … 1`, `otsu | li`: what a value may be."""
+    if parameter["options"]:
+        return " | ".join(parameter["options"])
+    low, high = parameter["min"], parameter["max"]
+    return "" if low is None and high is None else f"{'' if low is None else low} … {'' if high is None else high}"
+
+
+def _meaning(parameter: dict[str, Any], images: str | None) -> str:
+    text = "images" if parameter["name"] == images else str(parameter["description"])
+    return textwrap.shorten(text, _MOST_MEANING, placeholder=" …")
 
 
 def _about(manifest: dict[str, Any]) -> list[str]:

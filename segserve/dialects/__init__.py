@@ -12,11 +12,13 @@ from pathlib import Path
 
 from segserve import project
 from segserve.dialects.generate import write
-from segserve.dialects.module import Module, near_miss, read, recognise
+from segserve.dialects.module import RUNNER, Module, near_miss, read, recognise
+from segserve.dialects.rules import RULES
+from segserve.dialects.runner import look
 from segserve.errors import InvalidProject
 from segserve.project import Project
 
-__all__ = ["Module", "load", "read", "recognise"]
+__all__ = ["RULES", "RUNNER", "Module", "load", "look", "read", "recognise"]
 
 
 def load(folder: Path) -> Project:

@@ -12,9 +12,8 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 
+from segserve.dialects import rules
 from segserve.dialects.parameters import Say
-from segserve.errors import InvalidProject
-from segserve.findings import Severity
 
 # The guides call it the global environment of the server and do not list it: the scientific packages that they use.
 DEFAULT = ("numpy", "scipy", "scikit-image", "opencv-python-headless", "pydantic>=2", "h5py", "tifffile", "pillow")
@@ -59,8 +58,7 @@ def requirements(metadata: Mapping[str, Any], folder: Path, say: Say) -> Require
     declared = metadata.get("dependencies")
     dynamic = metadata.get("dynamic")
     if isinstance(dynamic, list) and "dependencies" in dynamic:
-        message = "dynamic dependencies are not read; the default environment is used."
-        say(Severity.WARNING, "dependencies", message, "dynamic", "Write them into [project].dependencies.")
+        say(rules.DYNAMIC, "Dynamic dependencies are not read; the default environment is used.", "dynamic")
     if declared is None:
         imported = {name.decode() for name in _imported(folder)}
         more = tuple(package for name, package in ON_IMPORT.items() if name in imported)
@@ -70,7 +68,7 @@ def requirements(metadata: Mapping[str, Any], folder: Path, say: Say) -> Require
 
 def _declared(declared: Any, say: Say) -> tuple[str, ...]:
     if not isinstance(declared, list) or not all(isinstance(line, str) for line in declared):
-        say(Severity.ERROR, "dependencies", "[project].dependencies is no list of texts.", "dependencies")
+        say(rules.DEPENDENCIES, "[project].dependencies is no list of texts.", "dependencies")
         return ()
     lines = []
     for line in declared:
@@ -78,11 +76,11 @@ def _declared(declared: Any, say: Say) -> tuple[str, ...]:
             required = Requirement(line)
         except InvalidRequirement as error:
             message = f"'{line}' is no requirement: {str(error).splitlines()[0]}."
-            say(Severity.ERROR, "dependencies", message, line)
+            say(rules.DEPENDENCIES, message, line)
             continue
         if canonicalize_name(required.name) in PROVIDED:
             message = f"'{line}' is not installed: segserve's guest package has its import roots."
-            say(Severity.NOTE, "dependencies", message, line)
+            say(rules.PROVIDED, message, line)
             continue
         lines.append(str(required))
     return tuple(lines)
@@ -93,14 +91,14 @@ def _python(metadata: Mapping[str, Any], say: Say) -> str:
     try:
         allowed = SpecifierSet(str(asked))
     except InvalidSpecifier:
-        say(Severity.ERROR, "dependencies", f"requires-python is no range of versions: {asked!r}.", "requires-python")
+        say(rules.DEPENDENCIES, f"requires-python is no range of versions: {asked!r}.", "requires-python")
         return PYTHONS[0]
     exact = [part.version for part in allowed if part.operator == "==" and re.fullmatch(r"3\.\d+\.\d+", part.version)]
     fitting = [python for python in PYTHONS if allowed.contains(f"{python}.99")]
     if exact or fitting:
         return (exact or fitting)[0]
     message = f"requires-python {asked!r} allows none of {', '.join(sorted(PYTHONS, key=_minor))}."
-    say(Severity.ERROR, "dependencies", message, "requires-python")
+    say(rules.DEPENDENCIES, message, "requires-python")
     return PYTHONS[0]
 
 
@@ -113,7 +111,7 @@ def _imported(folder: Path) -> set[bytes]:
     names: set[bytes] = set()
     for number, path in enumerate(_sources(folder)):
         if number >= _MAX_FILES:
-            raise InvalidProject(f"The module has more than {_MAX_FILES} Python files.")
+            return names
         with path.open("rb") as stream:
             names.update(_IMPORT.findall(stream.read(_MAX_SOURCE)))
     return names

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from segserve.dialects import rules
 from segserve.dialects.environment import Requirements, requirements
 from segserve.dialects.parameters import parameters
 from segserve.errors import InvalidProject, did_you_mean
-from segserve.findings import Finding, Place, Severity, errors_in
+from segserve.findings import Finding, Place, Rule, errors_in
 from segserve.project import FILES, POLYGONS, Parameter, find_project_file
 
 RUNNER, PYPROJECT = "Runner.py", "pyproject.toml"
@@ -112,23 +113,30 @@ def read(folder: Path) -> Module:
     folder = folder.resolve()
     reader = _Reader(folder, _text(folder / PYPROJECT))
     module = reader.read()
-    errors = errors_in(module.findings)
-    if errors:
-        message = f"{PYPROJECT} is invalid: {errors[0].message}"
-        if len(errors) > 1:
-            message = f"{PYPROJECT} has {len(errors)} errors:\n" + "\n".join(f"  {error}" for error in errors)
-        hint = errors[0].fix or "Correct it in the module's repository."
-        raise InvalidProject(message, hint=hint, findings=module.findings)
+    if errors_in(module.findings):
+        raise _invalid(module.findings)
     return module
+
+
+def _invalid(findings: Sequence[Finding]) -> InvalidProject:
+    errors = errors_in(findings)
+    message = f"{PYPROJECT} is invalid: {errors[0].message}"
+    if len(errors) > 1:
+        message = f"{PYPROJECT} has {len(errors)} errors:\n" + "\n".join(f"  {error}" for error in errors)
+    return InvalidProject(message, hint=errors[0].fix, findings=findings)
 
 
 def _text(file: Path) -> str:
     if file.stat().st_size > MAX_BYTES:
-        raise InvalidProject(f"{file.name} has more than {MAX_BYTES // 1024} kB.")
+        raise _unreadable(f"The file has more than {MAX_BYTES // 1024} kB.")
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InvalidProject(f"{file.name} is not UTF-8 (byte {error.start}).") from None
+        raise _unreadable(f"The file is not UTF-8 (byte {error.start}).") from None
+
+
+def _unreadable(message: str) -> InvalidProject:
+    return _invalid([rules.TOML.at(message, Place(PYPROJECT))])
 
 
 @dataclass
@@ -142,11 +150,11 @@ class _Reader:
         table = next(name for name in DIALECTS if isinstance(document.get("tool", {}).get(name), dict))
         settings: Mapping[str, Any] = document["tool"][table]
         if all(isinstance(document["tool"].get(name), dict) for name in DIALECTS):
-            self.say(Severity.WARNING, "module-table", f"[tool.{table}] is read, the other table is not.", "tool")
+            self.say(rules.TABLE, f"[tool.{table}] is read, the other table is not.", "tool")
         for key in settings:
             if key not in KEYS:
                 fix = did_you_mean(key, KEYS)
-                self.say(Severity.WARNING, "unknown-key", f"[tool.{table}] has no key '{key}'.", key, fix)
+                self.say(rules.UNKNOWN_KEY, f"[tool.{table}] has no key '{key}'.", key, fix)
         supported, default = self._devices(settings)
         self._without_effect(settings)
         metadata = document.get("project")
@@ -170,27 +178,27 @@ class _Reader:
             tuple(self.findings),
         )
 
-    def say(self, severity: Severity, rule: str, message: str, near: str = "", fix: str = "") -> None:
+    def say(self, rule: Rule, message: str, near: str = "", fix: str = "") -> None:
         """Add a finding; its line is the first one that holds the text `near`."""
         lines = self.text.splitlines()
         line = next((number for number, text in enumerate(lines, 1) if near and near in text), None)
-        self.findings.append(Finding(rule, severity, message, Place(PYPROJECT, line), fix))
+        self.findings.append(rule.at(message, Place(PYPROJECT, line), fix))
 
     def _document(self) -> dict[str, Any]:
         try:
             document = tomllib.loads(self.text)
         except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-            raise InvalidProject(f"{PYPROJECT} is no valid TOML: {error}", hint="Correct it in the module.") from None
+            raise _unreadable(f"This is no valid TOML: {error}.") from None
         tool = document.get("tool")
         if not isinstance(tool, dict) or not any(isinstance(tool.get(name), dict) for name in DIALECTS):
-            raise InvalidProject(f"{PYPROJECT} has no table [tool.compox] or [tool.t3dserver].")
+            raise _unreadable("There is no table [tool.compox] or [tool.t3dserver].")
         return document
 
     def _label(self, metadata: Mapping[str, Any]) -> str:
         name = metadata.get("name")
         if isinstance(name, str) and name.strip() and name.isprintable():
             return name.strip()
-        self.say(Severity.WARNING, "module-name", "[project] has no name; the folder's is taken.", "[project]")
+        self.say(rules.NAME, "[project] has no name; the folder's is taken.", "[project]")
         return self.folder.name
 
     def _type(self, settings: Mapping[str, Any], table: str) -> str:
@@ -205,7 +213,7 @@ class _Reader:
             kind = GENERIC
             message = f"The algorithm_type {declared!r} is none of the documents'; its outputs are kept as HDF5."
         fix = did_you_mean(str(declared), TYPES) if declared is not None else f'algorithm_type = "{kind}"'
-        self.say(Severity.WARNING, "algorithm-type", message, "algorithm_type", fix)
+        self.say(rules.TYPE, message, "algorithm_type", fix)
         return kind
 
     def _runner(self) -> str:
@@ -217,13 +225,13 @@ class _Reader:
         for device in named:
             if device not in DEVICES:
                 fix = f"Known are {', '.join(DEVICES)}."
-                self.say(Severity.WARNING, "devices", f"There is no device '{device}'.", "supported_devices", fix)
+                self.say(rules.DEVICES, f"There is no device '{device}'.", "supported_devices", fix)
         supported = tuple(device for device in named if device in DEVICES) or ("cpu",)
         default = settings.get("default_device", "cpu" if "cpu" in supported else supported[0])
         if default in supported:
             return supported, str(default)
         message = f"default_device {default!r} is not among the supported devices; it runs on the CPU."
-        self.say(Severity.WARNING, "devices", message, "default_device", "Name one of supported_devices.")
+        self.say(rules.DEVICES, message, "default_device", "Name one of supported_devices.")
         return supported, "cpu"
 
     def _without_effect(self, settings: Mapping[str, Any]) -> None:
@@ -232,16 +240,16 @@ class _Reader:
                 "obfuscate has no effect: the code runs as it stands in the recorded commit, "
                 "so that people can read and replay what made a result."
             )
-            self.say(Severity.NOTE, "obfuscate", message, "obfuscate")
+            self.say(rules.OBFUSCATE, message, "obfuscate")
         for key in ("hash_module", "hash_assets"):
             if key in settings and not self._flag(settings, key):
                 message = f"{key} = false has no effect: content is stored once and reused by its hash always."
-                self.say(Severity.NOTE, "hash", message, key)
+                self.say(rules.HASH, message, key)
 
     def _flag(self, settings: Mapping[str, Any], key: str) -> bool:
         value = settings.get(key, False)
         if not isinstance(value, bool):
-            self.say(Severity.WARNING, "module-value", f"{key} is neither true nor false.", key)
+            self.say(rules.VALUE, f"{key} is neither true nor false.", key)
         return value is True
 
     def _plain(self, table: Mapping[str, Any], key: str) -> str:
@@ -252,7 +260,7 @@ class _Reader:
         value = settings.get(key, [])
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return tuple(value)
-        self.say(Severity.WARNING, "module-value", f"{key} is no list of texts.", key)
+        self.say(rules.VALUE, f"{key} is no list of texts.", key)
         return ()
 
 

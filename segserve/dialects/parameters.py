@@ -6,11 +6,12 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from segserve.dialects import rules
 from segserve.errors import did_you_mean
-from segserve.findings import Severity
+from segserve.findings import Rule
 from segserve.project import Parameter, ParameterType, kinds, type_problem
 
-Say = Callable[..., None]  # (severity, rule, message, text that stands in its line, fix)
+Say = Callable[..., None]  # (rule, message, a text that stands in its line, fix)
 
 TYPES = tuple(
     f"{base}{form}"
@@ -37,7 +38,7 @@ def parameters(declared: Any, say: Say) -> tuple[Parameter, ...]:
     """The parameters that a module declares; what is wrong with them is said."""
     if not isinstance(declared, list) or len(declared) > MAX_PARAMETERS:
         message = f"additional_parameters is no list of up to {MAX_PARAMETERS} tables."
-        say(Severity.ERROR, "module-parameter", message, "additional_parameters")
+        say(rules.PARAMETER, message, "additional_parameters")
         return ()
     found: dict[str, Parameter] = {}
     for item in declared:
@@ -46,7 +47,7 @@ def parameters(declared: Any, say: Say) -> tuple[Parameter, ...]:
             continue
         if parameter.name in found:
             message = f"The parameter '{parameter.name}' is declared twice."
-            say(Severity.ERROR, "module-parameter", message, parameter.name)
+            say(rules.PARAMETER, message, parameter.name)
         found[parameter.name] = parameter
     return tuple(found.values())
 
@@ -55,11 +56,11 @@ def _parameter(item: Any, say: Say) -> Parameter | None:
     name = item.get("name") if isinstance(item, dict) else None
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name in RESERVED:
         why = "has no name of letters, digits, '_' and '-'" if name not in RESERVED else "has a name that is taken"
-        say(Severity.ERROR, "module-parameter", f"A parameter {why}: {name!r}.", str(name or "additional_parameters"))
+        say(rules.PARAMETER, f"A parameter {why}: {name!r}.", str(name or "additional_parameters"))
         return None
 
-    def tell(severity: Severity, rule: str, message: str, fix: str = "") -> None:
-        say(severity, rule, f"Parameter '{name}': {message}", f'"{name}"', fix)
+    def tell(rule: Rule, message: str, fix: str = "") -> None:
+        say(rule, f"Parameter '{name}': {message}", f'"{name}"', fix)
 
     config = _config(item, tell)
     kind = _type(config.get("type"), tell)
@@ -80,7 +81,7 @@ def _parameter(item: Any, say: Say) -> Parameter | None:
     )
     problem = "" if parameter.default is None else type_problem(parameter, parameter.default)
     if problem:
-        tell(Severity.WARNING, "default", f"the default does not fit. {problem}")
+        tell(rules.DEFAULT, f"the default does not fit. {problem}")
     return parameter
 
 
@@ -88,18 +89,18 @@ def _config(item: Mapping[str, Any], tell: Say) -> Mapping[str, Any]:
     """`config`, or what the older spelling has beside the name."""
     for key in item:
         if key not in (*_KEYS, *_CONFIG_KEYS):
-            tell(Severity.WARNING, "unknown-key", f"the key '{key}' is not known.", did_you_mean(key, _KEYS))
+            tell(rules.UNKNOWN_KEY, f"the key '{key}' is not known.", did_you_mean(key, _KEYS))
     beside = {key: value for key, value in item.items() if key in _CONFIG_KEYS}
     config = item.get("config", {})
     if not isinstance(config, dict):
-        tell(Severity.ERROR, "module-parameter", "config is no table.")
+        tell(rules.PARAMETER, "config is no table.")
         return {}
     if beside:
         fix = "Write them into config = {type = …, default = …, adjustable = true}."
-        tell(Severity.WARNING, "older-spelling", f"{', '.join(beside)} stand outside of config (older spelling).", fix)
+        tell(rules.OLDER, f"{', '.join(beside)} stand outside of config (older spelling).", fix)
     for key in config:
         if key not in _CONFIG_KEYS:
-            tell(Severity.WARNING, "unknown-key", f"config has no key '{key}'.", did_you_mean(key, _CONFIG_KEYS))
+            tell(rules.UNKNOWN_KEY, f"config has no key '{key}'.", did_you_mean(key, _CONFIG_KEYS))
     return {**beside, **config}
 
 
@@ -108,10 +109,10 @@ def _type(declared: Any, tell: Say) -> str | None:
         return str(declared)
     if declared in OLDER:
         fix = f'Write type = "{OLDER[declared]}".'
-        tell(Severity.WARNING, "older-spelling", f"the type '{declared}' is read as {OLDER[declared]}.", fix)
+        tell(rules.OLDER, f"the type '{declared}' is read as {OLDER[declared]}.", fix)
         return OLDER[declared]
     message = "it has no type." if declared is None else f"there is no type {declared!r}."
-    tell(Severity.ERROR, "module-parameter", message, did_you_mean(str(declared or ""), TYPES))
+    tell(rules.PARAMETER, message, did_you_mean(str(declared or ""), TYPES))
     return None
 
 
@@ -119,19 +120,19 @@ def _limit(config: Mapping[str, Any], key: str, tell: Say) -> float | None:
     value = config.get(key)
     if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
         return value
-    tell(Severity.ERROR, "module-parameter", f"{key} is no number.")
+    tell(rules.PARAMETER, f"{key} is no number.")
     return None
 
 
 def _options(config: Mapping[str, Any], kind: str, tell: Say) -> tuple[str, ...]:
     options = config.get("options", [])
     if not isinstance(options, list) or not all(isinstance(option, (str, int, float)) for option in options):
-        tell(Severity.ERROR, "module-parameter", "options is no list of values.")
+        tell(rules.PARAMETER, "options is no list of values.")
         return ()
     if kind.endswith("_enum") and not options:
-        tell(Severity.ERROR, "module-parameter", f"{kind} needs options.")
+        tell(rules.PARAMETER, f"{kind} needs options.")
     texts = tuple(kinds.write(option) for option in options)
     for text in texts:
         if problem := kinds.problem(kind, text):
-            tell(Severity.ERROR, "module-parameter", f"an option does not fit {kind}. {problem}")
+            tell(rules.PARAMETER, f"an option does not fit {kind}. {problem}")
     return texts

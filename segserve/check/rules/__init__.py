@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from segserve.check.repository import Repository
-from segserve.check.rules import code, dependencies, docker, files, manifest, mlproject, secrets
+from segserve.check.rules import code, dependencies, docker, files, manifest, mlproject, modules, secrets
 from segserve.findings import Finding, Rule
 
 
@@ -29,4 +29,5 @@ FAMILIES: Mapping[str, Family] = {
     "secrets": secrets,
     "files": files,
     "manifest": manifest,
+    "modules": modules,
 }

@@ -13,13 +13,18 @@ So `mask(polygons(labels), labels.shape)` gives `labels` back, pixel by pixel.
 """
 
 from bisect import bisect_left
+from threading import local
 from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Tuple
 
 import cv2
 import numpy as np
 
-# cv2's flood-fill mode marks visited pixels in the topmost bits of its int32 copy.
-_LARGEST = 2**30 - 1
+# cv2's flood-fill mode marks pixels in the two topmost bits of its int32 copy; this one says that a ring runs there.
+_VISITED = 2**30
+_LARGEST = _VISITED - 1
+_ROOMY = 10_000  # pixels per label from which on the rings around background cost less than leaving them out …
+_SMALL = 1 << 19  # … in images that do not fit into the cache
+_FEW = 32  # labels that are quicker traced one by one than all of them again
 
 
 class Contours(NamedTuple):
@@ -48,14 +53,10 @@ def trace(labels: np.ndarray) -> Contours:
     Raises:
         ValueError: not a 2-D array of integers, or a negative label.
     """
-    image, names = _as_int32(labels)
-    covered = cv2.countNonZero(image) if image.size else 0
-    if not covered:
+    image, names, largest = _as_int32(labels)
+    if not largest:
         return Contours(np.empty(0, np.int64), np.zeros(1, np.int64), np.empty((0, 2)))
-    rings = _flood_fill(image)
-    if rings.pixels().sum() != covered:
-        rings = _with_hidden_holes(image, rings)
-    return _assemble(image, names, rings)
+    return _assemble(image, names, _all_rings(image, largest))
 
 
 def mask(polygons: Iterable[Tuple[int, Any]], shape: Tuple[int, int]) -> np.ndarray:
@@ -121,46 +122,95 @@ def _rings(points: np.ndarray, lengths: np.ndarray, labels: np.ndarray, parts: n
     return _Rings(points, lengths, labels, parts, starts, twice_area, steps)
 
 
-def _as_int32(labels: np.ndarray) -> Tuple[np.ndarray, Any]:
-    """The mask as contiguous int32 and, if values had to be renumbered, the original value of every new one."""
+def _as_int32(labels: np.ndarray) -> Tuple[np.ndarray, Any, int]:
+    """The mask as contiguous int32, the original value of every new one if values had to be renumbered, the largest."""
     array = np.asarray(labels)
     if array.ndim != 2 or array.dtype.kind not in "iub":
         raise ValueError(f"a label mask is a 2-D array of integers, not {array.ndim}-D {array.dtype}")
-    if array.size and array.dtype.kind == "i" and array.min() < 0:
+    # Read as unsigned a negative value is larger than any other.
+    whole = array.view(f"u{array.dtype.itemsize}") if array.dtype.kind == "i" else array
+    largest = int(whole.max()) if array.size else 0
+    if array.dtype.kind == "i" and largest > np.iinfo(array.dtype).max:
         raise ValueError("a label mask has no negative values")
-    if array.size and array.dtype.itemsize > 2 and array.max() > _LARGEST:
+    if largest > min(_LARGEST, 8 * array.size + 65536):  # labels are counted, in arrays as long as the largest
         names, inverse = np.unique(np.append(array, array.dtype.type(0)), return_inverse=True)
-        return inverse[:-1].reshape(array.shape).astype(np.int32), names
-    return np.ascontiguousarray(array, np.int32), None
+        return inverse[:-1].reshape(array.shape).astype(np.int32), names, len(names) - 1
+    return np.ascontiguousarray(array, np.int32), None, largest
 
 
-def _flood_fill(image: np.ndarray) -> _Rings:
+def _all_rings(image: np.ndarray, largest: int) -> _Rings:
+    """The rings of all parts and holes; they hold all pixels (Pick's theorem), unless a hole is missing.
+
+    Half of what cv2 finds are rings around background. It does not look for them where background pixels look as if it
+    had been there already; the holes that are background then are missing, too.
+    """
+    covered = cv2.countNonZero(image)
+    bare = image.size <= _SMALL or largest * _ROOMY > image.size
+    rings = _flood_fill(_without_background(image) if bare else image, image)
+    if rings.pixels().sum() == covered:
+        return rings
+    wrong = _wrong_labels(image, rings)
+    if bare and len(wrong) > _FEW:
+        rings = _flood_fill(image, image)
+        if rings.pixels().sum() == covered:
+            return rings
+        wrong = _wrong_labels(image, rings)
+    return _with_missing_holes(image, rings, wrong)
+
+
+def _without_background(image: np.ndarray) -> np.ndarray:
+    """`_VISITED` less the mask: background becomes just this mark, labels become other values below it."""
+    return np.subtract(_VISITED, image, out=_buffer(image.shape))
+
+
+_kept = local()
+
+
+def _buffer(shape: Tuple[int, int]) -> np.ndarray:
+    """An int32 array for the moment. A small one is kept, 2 MB for each thread: the C library would give its pages back
+    to the system after every mask, and getting them again takes longer than tracing."""
+    size = shape[0] * shape[1]
+    if size > _SMALL:
+        return np.empty(shape, np.int32)
+    if not hasattr(_kept, "buffer"):
+        _kept.buffer = np.empty(_SMALL, np.int32)
+    return _kept.buffer[:size].reshape(shape)
+
+
+def _flood_fill(marked: np.ndarray, image: np.ndarray) -> _Rings:
     """All rings that cv2's int32 mode finds, without those around background."""
-    found, tree = cv2.findContours(image, cv2.RETR_FLOODFILL, cv2.CHAIN_APPROX_SIMPLE)
+    found, tree = cv2.findContours(marked, cv2.RETR_FLOODFILL, cv2.CHAIN_APPROX_SIMPLE)
     lengths = np.fromiter(map(len, found), np.int64, len(found))
-    points = np.concatenate(found)[:, 0, :]
-    first = points[np.cumsum(lengths) - lengths]
+    points, parts = np.concatenate(found).reshape(-1, 2), tree[0, :, 3]
+    x, y = points[np.cumsum(lengths) - lengths].T
     # Rings around background may leave the image by one pixel.
     rows, columns = image.shape
-    within = ((first >= 0) & (first < (columns, rows))).all(axis=1)
-    labels = np.where(within, image[np.where(within, first[:, 1], 0), np.where(within, first[:, 0], 0)], 0)
-    keep = labels > 0
-    parts, number = tree[0, :, 3], np.append(np.cumsum(keep) - 1, -1)
-    return _rings(points[np.repeat(keep, lengths)], lengths[keep], labels[keep], number[parts[keep]])
+    within = (x >= 0) & (x < columns) & (y >= 0) & (y < rows)
+    keep = within & (image[np.where(within, y, 0), np.where(within, x, 0)] > 0)
+    if not keep.all():
+        points, lengths, x, y = points[np.repeat(keep, lengths)], lengths[keep], x[keep], y[keep]
+        parts = np.append(np.cumsum(keep) - 1, -1)[parts[keep]]
+    return _rings(points, lengths, image[y, x], parts)
 
 
-def _with_hidden_holes(image: np.ndarray, rings: _Rings) -> _Rings:
-    """cv2's flood fill overlooks a hole that other labels fill to its brim: labels that lack one are traced alone."""
-    have = np.bincount(rings.labels, rings.pixels(), int(image.max()) + 1)
-    wrong = np.flatnonzero(have != np.bincount(image.ravel()))
+def _wrong_labels(image: np.ndarray, rings: _Rings) -> np.ndarray:
+    """The labels whose rings do not hold as many pixels as the label has, ascending."""
+    pixels = np.bincount(image.ravel())
+    wrong = np.flatnonzero(pixels != np.bincount(rings.labels, rings.pixels(), len(pixels)))
+    return wrong[wrong > 0]
+
+
+def _with_missing_holes(image: np.ndarray, rings: _Rings, wrong: np.ndarray) -> _Rings:
+    """Labels that lack a hole are traced alone: cv2's flood fill overlooks one that other labels fill to its brim."""
     keep = ~np.isin(rings.labels, wrong)
     number = np.append(np.cumsum(keep) - 1, -1)
     points, lengths = [rings.points[np.repeat(keep, rings.lengths)]], [rings.lengths[keep]]
     labels, parts = [rings.labels[keep]], [number[rings.parts[keep]]]
     total = int(keep.sum())
-    for label in wrong[wrong > 0].tolist():
-        own = rings.points[np.repeat(rings.labels == label, rings.lengths)]
-        (left, top), (right, bottom) = own.min(axis=0).tolist(), own.max(axis=0).tolist()
+    low, high = (function.reduceat(rings.points, rings.starts, axis=0) for function in (np.minimum, np.maximum))
+    for label in wrong.tolist():
+        own = rings.labels == label
+        (left, top), (right, bottom) = low[own].min(axis=0).tolist(), high[own].max(axis=0).tolist()
         crop = (image[top : bottom + 1, left : right + 1] == label).astype(np.uint8)
         found, tree = cv2.findContours(crop, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(left, top))
         points += [ring[:, 0, :] for ring in found]
@@ -173,6 +223,21 @@ def _with_hidden_holes(image: np.ndarray, rings: _Rings) -> _Rings:
 
 def _assemble(image: np.ndarray, names: Any, rings: _Rings) -> Contours:
     """One ring per part: holes joined, flat parts outlined, everything in order."""
+    points, starts, lengths = rings.points, rings.starts, rings.lengths
+    if not rings.twice_area.all() or rings.parts.max() >= 0:
+        points, starts, lengths = _replaced(image, rings)
+    parts = np.flatnonzero(rings.parts < 0)
+    x, y = rings.points[rings.starts[parts]].T
+    parts = parts[np.lexsort((x, y, rings.labels[parts]))]
+    labels, lengths = rings.labels[parts].astype(np.int64), lengths[parts]
+    offsets = np.append(0, np.cumsum(lengths))
+    gather = np.arange(offsets[-1]) + np.repeat(starts[parts] - offsets[:-1], lengths)
+    coordinates = np.take(points, gather, axis=0).astype(np.float64, copy=False)
+    return Contours(labels if names is None else names[labels].astype(np.int64), offsets, coordinates)
+
+
+def _replaced(image: np.ndarray, rings: _Rings) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points, starts and lengths of the rings in which those that cannot stay are replaced; holes are left over."""
     pool, starts, lengths = [rings.points.astype(np.float64)], rings.starts.copy(), rings.lengths.copy()
     end = len(rings.points)
     for indices, replacement in _replacements(image, rings):
@@ -180,13 +245,7 @@ def _assemble(image: np.ndarray, names: Any, rings: _Rings) -> Contours:
         starts[indices], lengths[indices] = end + count * np.arange(len(indices)), count
         pool.append(replacement)
         end += len(replacement)
-    parts = np.flatnonzero(rings.parts < 0)
-    first = rings.points[rings.starts[parts]]
-    parts = parts[np.lexsort((first[:, 0], first[:, 1], rings.labels[parts]))]
-    starts, lengths, labels = starts[parts], lengths[parts], rings.labels[parts].astype(np.int64)
-    offsets = np.append(0, np.cumsum(lengths))
-    gather = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
-    return Contours(labels if names is None else names[labels].astype(np.int64), offsets, np.concatenate(pool)[gather])
+    return np.concatenate(pool), starts, lengths
 
 
 def _replacements(image: np.ndarray, rings: _Rings) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
