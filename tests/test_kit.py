@@ -11,7 +11,7 @@ import pytest
 
 from segserve import api, kit
 from segserve.cli import main
-from segserve.environments import requirements
+from segserve.environments import closure
 from segserve.environments.pip import uv
 from tests.repositories import make_repository
 
@@ -108,7 +108,7 @@ def checkout(tmp_path: Path) -> Path:
 def test_it_is_offered_and_part_of_the_key_where_it_is_used(
     lines: list[str], offered: bool, in_key: bool, checkout: Path
 ) -> None:
-    read = requirements.read(lines, checkout, checkout, source="python_env.yaml")
+    read = closure.read(lines, checkout, checkout, source="python_env.yaml")
     assert read.takes_our_kit is offered
     assert read.identity().get("kit") == (kit.digest() if in_key else None)
 
