@@ -1,5 +1,7 @@
 """`segserve validate` beside other readers of JSON: `python benchmarks/validate.py [--sizes 1000 100000 1000000]`.
 
+`--gb 5` instead makes one document of so many gigabytes, validates it under a memory limit, and removes it.
+
 Every contender is a process of its own, timed from its start to the end of its work (start-up included), with the page
 cache warm; rounds alternate. Polygons have 40 vertices and integral coordinates, 1000 per image of 2048²: four fifths
 are round cells, one fifth bent rods, whose middle lies outside of them. Needs orjson (`pip install segserve[dev]`).
@@ -128,6 +130,23 @@ def write(path: Path, count: int, per_image: int) -> int:
     return images
 
 
+def write_large(path: Path, size: int, per_image: int) -> int:
+    """A document of at least `size` bytes: ten images again and again; the number of its images."""
+    random = np.random.default_rng(0)
+    images = [
+        json.dumps([{"label": "Cell", "contour_coordinates": ring, "type": "Polygon"} for ring in rings.tolist()])
+        for rings in (polygons(per_image, random) for _ in range(10))
+    ]
+    count = 0
+    with path.open("w") as stream:
+        stream.write('{"model": "https://host/executor.git#abc", "format_version": "0.2", "segmentation_data": [')
+        while stream.tell() < size:
+            stream.write((", " if count else "") + ", ".join(images))
+            count += len(images)
+        stream.write("]}")
+    return count
+
+
 def blank_images(folder: Path, count: int) -> Path:
     """Black images; all are links to one file."""
     import cv2
@@ -190,16 +209,43 @@ def limited(work: Path, count: int, per_image: int) -> dict[str, Any]:
     return {**result, "load peak MiB": loaded, "load of file": round(loaded * 1.048576 / size, 2)}
 
 
+def gigabytes(work: Path, size: float, per_image: int = 1000) -> dict[str, Any]:
+    """`validate` of one large document under a limit of address space, and the raw read beside it."""
+    document = work / "large.json"
+    number = write_large(document, int(size * 1e9), per_image)
+    images = blank_images(work / "images", number)
+    length = document.stat().st_size
+    limit = int(400 + 4 * length / 1e6 / number)
+    read = measure("import sys\nwith open(sys.argv[1], 'rb') as f:\n    while f.read(1 << 24): pass", document)[0]
+    seconds, peak = measure(LIMITED + VALIDATE, str(limit), document, images)
+    document.unlink()
+    return {
+        "GB": round(length / 1e9, 2),
+        "images": number,
+        "polygons": number * per_image,
+        "limit MB": limit,
+        "read s": round(read, 1),
+        "validate s": round(seconds, 1),
+        "MB/s": round(length / 1e6 / seconds),
+        "peak MiB": peak,
+    }
+
+
 def main() -> int:
     """Print tables as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 100_000, 1_000_000])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where to work (default: the temporary folder)")
+    parser.add_argument("--gb", type=float, help="one document of so many GB, and nothing else")
     arguments = parser.parse_args()
     print("load average", os.getloadavg(), "cores", os.cpu_count())
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         work = Path(name)
+        if arguments.gb:
+            table([gigabytes(work, arguments.gb)])
+            print("load average", os.getloadavg())
+            return 0
         for size in arguments.sizes:
             table(list(contest(work, size, arguments.rounds if size < 1_000_000 else 1)))
             if size <= 100_000:

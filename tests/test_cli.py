@@ -254,7 +254,7 @@ def test_validate(segserve: Command, tmp_path: Path) -> None:
     good.write_text(json.dumps({"model": "m", "format_version": "0.2", "segmentation_data": [[RING]]}))
     bad.write_text(json.dumps({"model": "m"}))
     done = segserve("validate", good)
-    assert (done.code, done.out, done.err) == (0, "1 file(s) valid\n", "")
+    assert (done.code, done.out, done.err) == (0, "valid\n", "")
     done = segserve("validate", good, bad)
     assert done.code == 7
     assert "format_version" in done.out

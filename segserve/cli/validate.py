@@ -42,10 +42,14 @@ def validate_command(
     elif style == "junit":
         click.echo(findings.as_junit(found, "segserve validate"))
     else:
-        render.echo(render.plain(findings.as_text(found)) or f"{len(files)} file(s) valid")
+        render.echo("\n".join(filter(None, [render.plain(findings.as_text(found)), *_praise(files, verdict)])))
     bad = findings.errors_in(verdict)
     if bad:
         raise Verdict(f"{len(bad)} error(s) {_where(target)}.")
+
+
+def _praise(files: tuple[Path, ...], verdict: list[Finding]) -> list[str]:
+    return [] if findings.errors_in(verdict) else ["valid" if len(files) == 1 else f"{len(files)} files, all valid"]
 
 
 def _where(target: Path | None) -> str:
