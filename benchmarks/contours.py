@@ -2,17 +2,18 @@
 
     python benchmarks/contours.py [--quick]
 
-Rows: image side and number of labels. Columns: milliseconds (best of several), then our time as a multiple of
-`np.bincount` (reading every pixel once) and of one `cv2.findContours(RETR_FLOODFILL)` call (which finds the rings, but
-also others, no holes that labels fill, and nothing for flat parts). "per label" is what most executors do: one
-`cv2.findContours` on the full frame per label (measured on 50 labels and scaled up). scikit-image and rasterio are
-measured when they are installed.
+Rows: image side and number of labels. Columns: milliseconds of processor time (best of several; every way uses one
+thread, and other work on the machine does not count), then our time as a multiple of `np.bincount` (reading every pixel
+once) and of one `cv2.findContours(RETR_FLOODFILL)` call (which finds the rings, but also others, no holes that labels
+fill, and nothing for flat parts). "per label" is what most executors do: one `cv2.findContours` on the full frame per
+label (measured on 50 labels and scaled up). scikit-image and rasterio are measured when they are installed.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -46,10 +47,10 @@ def per_label(labels: Labels) -> float:
     """Seconds that one full-frame call per label takes, from a sample."""
     values = np.unique(labels[labels > 0])
     sample = values[:: max(1, len(values) // PER_LABEL_SAMPLE)]
-    start = time.perf_counter()
+    start = time.thread_time()
     for value in sample:
         cv2.findContours((labels == value).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    return (time.perf_counter() - start) / len(sample) * len(values)
+    return (time.thread_time() - start) / len(sample) * len(values)
 
 
 def skimage(labels: Labels) -> None:
@@ -69,9 +70,9 @@ def best(function: Callable[[], Any], repeats: int) -> float:
     """The shortest of several runs, in seconds."""
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.thread_time()
         function()
-        times.append(time.perf_counter() - start)
+        times.append(time.thread_time() - start)
     return min(times)
 
 
@@ -107,7 +108,7 @@ def main() -> None:
     others = {name: way for name, way in (("skimage", skimage), ("rasterio", rasterio)) if installed(name)}
     names = ["side", "labels", "bincount", "flood fill", "**segserve_sdk**", "per label", *others]
     names += ["× bincount", "× flood fill", "per label ÷ ours"]
-    print(f"OpenCV {cv2.__version__}, numpy {np.__version__}; milliseconds\n")
+    print(f"OpenCV {cv2.__version__}, numpy {np.__version__}; milliseconds; load {os.getloadavg()[0]:.1f}\n")
     print("| " + " | ".join(names) + " |\n|" + "---|" * len(names))
     for side in SIDES[:2] if quick else SIDES:
         for count in COUNTS:

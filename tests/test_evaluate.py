@@ -513,6 +513,16 @@ def test_names_decide_before_order(tmp_path: Path) -> None:
     assert found.notes == ()
 
 
+def test_a_result_of_projections_keeps_its_names(tmp_path: Path) -> None:
+    """`--z max`: results.json says z "max", which is no number."""
+    labels = single_parts(blobs(1))
+    write_document(tmp_path / "output.json", document(traced(labels), traced(labels)))
+    images = [{"file": f"{name}.tif", "z": "max", "width": 96, "height": 96} for name in "ba"]
+    (tmp_path / "results.json").write_text(json.dumps({"images": images}))
+    found = comparison.compare(tmp_path, tmp_path)
+    assert found.names == ("b z=max", "a z=max")
+
+
 def test_another_number_of_images_is_refused(tmp_path: Path) -> None:
     one = write_document(tmp_path / "one.json", document([box(0, 0, 3, 3)]))
     two = write_document(tmp_path / "two.json", document([box(0, 0, 3, 3)], []))

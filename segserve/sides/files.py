@@ -33,7 +33,7 @@ class _Described(msgspec.Struct):
     file: str = ""
     series: int | None = None
     t: int | None = None
-    z: int | None = None
+    z: int | str | None = None
     width: coco.Length = 0
     height: coco.Length = 0
 

@@ -24,6 +24,8 @@ _VISITED = 2**30
 _LARGEST = _VISITED - 1
 _ROOMY = 10_000  # pixels per label from which on the rings around background cost less than leaving them out …
 _SMALL = 1 << 19  # … in images that do not fit into the cache
+_KEPT = 1 << 22  # pixels of a mask from which on memory is got anew for each
+_NOTHING = np.empty(0, np.int32)
 _FEW = 32  # labels that are quicker traced one by one than all of them again
 
 
@@ -167,13 +169,13 @@ _kept = local()
 
 
 def _buffer(shape: Tuple[int, int]) -> np.ndarray:
-    """An int32 array for the moment. A small one is kept, 2 MB for each thread: the C library would give its pages back
-    to the system after every mask, and getting them again takes longer than tracing."""
+    """An int32 array for the moment. One of up to 16 MB is kept per thread: the C library would give its pages back
+    to the system after every mask, and getting them again takes as long as tracing."""
     size = shape[0] * shape[1]
-    if size > _SMALL:
+    if size > _KEPT:
         return np.empty(shape, np.int32)
-    if not hasattr(_kept, "buffer"):
-        _kept.buffer = np.empty(_SMALL, np.int32)
+    if getattr(_kept, "buffer", _NOTHING).size < size:
+        _kept.buffer = np.empty(size, np.int32)
     return _kept.buffer[:size].reshape(shape)
 
 
@@ -182,15 +184,16 @@ def _flood_fill(marked: np.ndarray, image: np.ndarray) -> _Rings:
     found, tree = cv2.findContours(marked, cv2.RETR_FLOODFILL, cv2.CHAIN_APPROX_SIMPLE)
     lengths = np.fromiter(map(len, found), np.int64, len(found))
     points, parts = np.concatenate(found).reshape(-1, 2), tree[0, :, 3]
-    x, y = points[np.cumsum(lengths) - lengths].T
-    # Rings around background may leave the image by one pixel.
+    x, y = points[np.cumsum(lengths) - lengths].T.astype(np.intp)
     rows, columns = image.shape
-    within = (x >= 0) & (x < columns) & (y >= 0) & (y < rows)
-    keep = within & (image[np.where(within, y, 0), np.where(within, x, 0)] > 0)
+    labels = np.take(image, y * columns + x, mode="clip")
+    keep = labels > 0
+    if marked is image:  # rings around background may leave the image by one pixel
+        keep &= (x >= 0) & (x < columns) & (y >= 0) & (y < rows)
     if not keep.all():
-        points, lengths, x, y = points[np.repeat(keep, lengths)], lengths[keep], x[keep], y[keep]
+        points, lengths, labels = points[np.repeat(keep, lengths)], lengths[keep], labels[keep]
         parts = np.append(np.cumsum(keep) - 1, -1)[parts[keep]]
-    return _rings(points, lengths, image[y, x], parts)
+    return _rings(points, lengths, labels, parts)
 
 
 def _wrong_labels(image: np.ndarray, rings: _Rings) -> np.ndarray:
