@@ -9,7 +9,8 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -488,19 +489,25 @@ def test_under_nohup_a_run_outlives_its_terminal(segserve: Command, here: Path, 
     assert process.returncode == 130
 
 
-def _hanging(images: Path, *before: str) -> subprocess.Popen[str]:
+@contextmanager
+def _hanging(images: Path, *before: str) -> Iterator[subprocess.Popen[str]]:
     """A run of `./executor` whose executor sleeps by now."""
-    process = subprocess.Popen(
-        [*before, *SEGSERVE, "run", "./executor", str(images), "-v", "--json"],
+    with subprocess.Popen(
+        # As in a terminal, also when these tests run under nohup themselves.
+        ["env", "--default-signal=HUP", *before, *SEGSERVE, "run", "./executor", str(images), "-v", "--json"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    assert process.stderr is not None
-    while "sleeping" not in (line := process.stderr.readline()):
-        assert line, "it ended before it began"
-    return process
+    ) as process:
+        assert process.stderr is not None
+        try:
+            while "sleeping" not in (line := process.stderr.readline()):
+                assert line, "it ended before it began"
+            yield process
+        finally:
+            if process.poll() is None:  # a test that failed must not wait for it
+                process.kill()
 
 
 @pytest.mark.network
