@@ -126,7 +126,6 @@ def lif(path: Path, images: dict[str, Any]) -> Path:
 
 
 def test_lif(tmp_path: Path) -> None:
-    pytest.importorskip("liffile")
     first, second = noise(2, 3, 2, 5, 7), noise(1, 1, 1, 6, 8)
     path = lif(tmp_path / "a.lif", {"first": first, "second": second})
     (source,) = inputs.describe([path])
@@ -196,7 +195,6 @@ def _zstd_split(data: bytes) -> bytes:
 
 @pytest.mark.parametrize("compression", [0, 5, 6])
 def test_czi(tmp_path: Path, compression: int) -> None:
-    pytest.importorskip("czifile")
     array = noise(2, 3, 2, 6, 10, dtype=np.uint16)  # T Z C Y X, as a mosaic of two tiles side by side
     tiles = [
         ({"X": 100 + 5 * m, "Y": 40, "C": c, "Z": z, "T": t, "M": m}, array[t, z, c, :, 5 * m : 5 * m + 5])
@@ -217,7 +215,6 @@ def test_czi(tmp_path: Path, compression: int) -> None:
 
 
 def test_czi_scenes_are_series(tmp_path: Path) -> None:
-    pytest.importorskip("czifile")
     one, two = noise(6, 7, dtype=np.uint16), noise(8, 9, dtype=np.uint16)
     path = czi(tmp_path / "a.czi", [({"X": 0, "Y": 0, "S": 0}, one), ({"X": 50, "Y": 9, "S": 1}, two)])
     read, _ = staged(tmp_path, path, series="all")
@@ -278,7 +275,6 @@ def nd2(path: Path, array: Any, *, recorded: int | None = None) -> Path:
 
 
 def test_nd2(tmp_path: Path) -> None:
-    pytest.importorskip("nd2")
     array = noise(2, 3, 4, 6, 8, 2, dtype=np.uint16)
     path = nd2(tmp_path / "a.nd2", array)
     (source,) = inputs.describe([path])
@@ -292,7 +288,6 @@ def test_nd2(tmp_path: Path) -> None:
 
 
 def test_a_stopped_nd2_acquisition_is_not_filled_with_zeros(tmp_path: Path) -> None:
-    pytest.importorskip("nd2")
     path = nd2(tmp_path / "a.nd2", noise(3, 1, 1, 6, 8, 1, dtype=np.uint16), recorded=2)
     with pytest.raises(UnreadableImage, match="lacks the frame of t=2"):
         staged(tmp_path, path)
