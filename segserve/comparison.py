@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from segserve import evaluate, sides
 from segserve.errors import SegserveError, UsageError
@@ -171,6 +174,17 @@ def pictures(pred: Path, true: Path, images: Path | None, threshold: float) -> I
                 yield pair.name, None
             else:
                 yield pair.name, evaluate.picture(image, one.mask(shape), two.mask(shape), threshold=threshold)
+
+
+def save_picture(folder: Path, number: int, name: str, picture: Picture) -> Path:
+    """Write one picture as `NNN-<name>.png` into `folder`, which exists."""
+    import cv2
+
+    _, data = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]), [cv2.IMWRITE_PNG_COMPRESSION, 3])
+    stem = re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII).strip("._-")[:60] or "image"
+    path = folder / f"{number:03d}-{stem}.png"
+    path.write_bytes(data.tobytes())
+    return path
 
 
 def _paired(pred: Path, true: Path) -> tuple[tuple[Pair, ...], tuple[str, ...]]:

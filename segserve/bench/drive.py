@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -194,28 +195,25 @@ class _Try:
         folder.mkdir(parents=True)
         thumbnails: list[bytes] = []
         for number, (name, picture) in enumerate(self._pictures(result), 1):
-            if number > self.setup.pictures:
-                break
             if picture is None:
                 continue
-            blue_first = picture[..., ::-1].copy()
-            stem = re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII).strip("._-")[:60] or "image"
-            (folder / f"{number:03d}-{stem}.png").write_bytes(cv2.imencode(".png", blue_first)[1].tobytes())
+            comparison.save_picture(folder, number, name, picture)
             if len(thumbnails) < THUMBNAILS:
                 scale = min(1.0, _THUMBNAIL / max(picture.shape[:2]))
-                small = cv2.resize(blue_first, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+                small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+                small = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
                 thumbnails.append(cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes())
         return tuple(thumbnails)
 
-    def _pictures(self, result: Path) -> Iterator[tuple[str, Any]]:
-        """On the images; on black where they are stacks or have channels of which one was chosen."""
-        try:
-            first, *_ = comparison.pictures(result, self.setup.truth, self.setup.images, self.setup.iou)
-        except (UsageError, ValueError):
-            yield from comparison.pictures(result, self.setup.truth, None, self.setup.iou)
-        else:
-            del first
-            yield from comparison.pictures(result, self.setup.truth, self.setup.images, self.setup.iou)
+    def _pictures(self, result: Path) -> list[tuple[str, Any]]:
+        """On the images; on black where those are stacks, or have channels of which one was chosen."""
+        for images in (self.setup.images, None):
+            try:
+                drawn = comparison.pictures(result, self.setup.truth, images, self.setup.iou)
+                return list(islice(drawn, self.setup.pictures))
+            except UsageError as failure:
+                self.ctx.reporter.note(f"No picture on the images: {failure.message}")
+        return []
 
     def _failed(self, bare: Row, failure: SegserveError) -> Row:
         record = self._job()

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
 from segserve import comparison
 from segserve.cli import render
@@ -216,14 +214,10 @@ def _drift_csv(found: comparison.DriftReport) -> str:
 
 def _write_pictures(folder: Path, pictures: Iterable[tuple[str, Picture | None]]) -> None:
     """NNN-<name>.png per image."""
-    import cv2
-
     folder.mkdir(parents=True, exist_ok=True)
     for number, (name, picture) in enumerate(pictures, 1):
         if picture is None:
             click.echo(f"note: {name} is too large to be drawn", err=True)
             continue
-        _, data = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]), [cv2.IMWRITE_PNG_COMPRESSION, 3])
-        stem = re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII).strip("._-")[:60] or "image"
-        (folder / f"{number:03d}-{stem}.png").write_bytes(data.tobytes())
+        comparison.save_picture(folder, number, name, picture)
     click.echo(f"overlays: {folder} (hits green, misses blue, false alarms orange)", err=True)
