@@ -90,6 +90,10 @@ def test_pairs_by_name(folders: tuple[Path, Path], tmp_path: Path) -> None:
         cv2.imwrite(str(together / f"{pair.name}.png"), pair.image)
         cv2.imwrite(str(together / f"{pair.name}_cp_masks.png"), pair.labels.astype(np.uint16))
     assert all((a.labels == b.labels).all() for a, b in zip(found, pairs.read(together, together), strict=True))
+    cv2.imwrite(str(labels / "1003_masks.png"), found[3].labels.astype(np.uint16))
+    with pytest.raises(ValueError, match="are both '1003': leave one of them out"):
+        pairs.read(images, labels)
+    (labels / "1003_masks.png").unlink()
     (labels / "1002.png").unlink()
     with pytest.raises(ValueError, match="no partner in the other folder: 1002"):
         pairs.read(images, labels)
@@ -124,6 +128,17 @@ def test_unseen_cells_are_found(here: Path, folders: tuple[Path, Path], segserve
     assert all(0.5 < item["score"] <= 1 for item in items)  # logistic of more than cellprob_threshold 0
     params = {param["key"]: param["value"] for param in run_of(done.document["mlflow"])["data"]["params"]}
     assert params["weights.sha256"] == weights.digest_of(EXECUTOR / TINY)
+
+
+@pytest.mark.executors
+@pytest.mark.network
+def test_the_example_images(here: Path, segserve: Command) -> None:
+    images = REPOSITORY / "examples" / "images"
+    done = segserve("run", f"{REF}main", images, "-P", f"model={TINY}", "--json", "--gpus", "none")
+    assert done.code == 0, done.err
+    counts = {Path(image["file"]).name: image["objects"] for image in done.document["images"]}
+    assert set(counts) == {"cell.png", "coins.png", "tissue.png", "tissue-nuclei.tif"}
+    assert all(counts.values())
 
 
 @pytest.mark.executors

@@ -1,7 +1,7 @@
 """Folders of images and labels → pairs of arrays."""
 
 from pathlib import Path
-from typing import List, NamedTuple
+from typing import Dict, Iterable, List, NamedTuple, Tuple
 
 import cv2
 import numpy as np
@@ -25,8 +25,8 @@ def read(images: Path, labels: Path) -> List[Pair]:
         ValueError: something has no partner, cannot be read, or has another shape; the message names all of them.
     """
     together = images.resolve() == labels.resolve()  # side by side, as Cellpose itself keeps them
-    pictures = {path.stem: path for path in _files(images) if not (together and _is_mask(path))}
-    truth = {_of_image(path): path for path in _files(labels) if not together or _is_mask(path)}
+    pictures = _named((path.stem, path) for path in _files(images) if not (together and _is_mask(path)))
+    truth = _named((_of_image(path), path) for path in _files(labels) if not together or _is_mask(path))
     alone = sorted(set(pictures) ^ set(truth))
     if alone:
         raise ValueError(f"no partner in the other folder: {', '.join(alone[:10])} ({len(alone)} in all)")
@@ -46,6 +46,15 @@ def read(images: Path, labels: Path) -> List[Pair]:
     if wrong:
         raise ValueError("; ".join(wrong[:10]))
     return pairs
+
+
+def _named(files: Iterable[Tuple[str, Path]]) -> Dict[str, Path]:
+    found: Dict[str, Path] = {}
+    for name, path in files:
+        if name in found:
+            raise ValueError(f"{found[name].name} and {path.name} are both '{name}': leave one of them out")
+        found[name] = path
+    return found
 
 
 def _files(folder: Path) -> List[Path]:
