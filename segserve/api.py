@@ -414,9 +414,30 @@ class Session:
         with self._scratch() as folder:
             return checking.check(self.ctx, request, folder, ignore=ignore, probing=probing)
 
-    def executors(self) -> list[dict[str, str]]:
-        """Short names of executors: what each stands for, its description, the title in its manifest, who says so."""
-        return [{**asdict(name), "title": _title(name)} for name in _names(self.ctx.settings).values()]
+    def executors(self, *, algorithm_type: str = "", tags: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """Short names of executors: what each stands for, its description, the title in its manifest, who says so.
+
+        With a type or tags, only the algorithm modules of that type that have all the tags. Of remote ones, those are
+        known that have been fetched before.
+        """
+        names = _names(self.ctx.settings).values()
+        rows = [{**asdict(name), "title": _title(name)} for name in names]
+        if not algorithm_type and not tags:
+            return rows
+        modules = [(row, self._known_module(row["ref"])) for row in rows]
+        return [
+            {**row, "algorithm_type": module["algorithm_type"], "tags": module["tags"]}
+            for row, module in modules
+            if module and algorithm_type in ("", module["algorithm_type"]) and set(tags) <= set(module["tags"])
+        ]
+
+    def _known_module(self, ref: str) -> dict[str, Any]:
+        """What an algorithm module says of itself; empty for executors, and for what was never fetched."""
+        try:
+            with self._loaded(self.request(ref, offline=True)) as (_, loaded, _notes):
+                return dict(loaded.module)
+        except SegserveError:
+            return {}
 
     def add_executor(self, name: str, ref: str, *, description: str = "") -> dict[str, str]:
         """Let a short name stand for a reference, in config.toml.

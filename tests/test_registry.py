@@ -13,6 +13,7 @@ from segserve.cli import main
 from segserve.errors import InvalidRef, UsageError
 from segserve.registry import Registered
 from tests.executors import make_executor
+from tests.modules import make_module
 
 CONFIG = """\
 # What our group decided in March.
@@ -144,3 +145,21 @@ def test_a_name_runs(tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[s
     capsys.readouterr()
     assert main(["info", "it#info", "--json"]) == 0
     assert [entry["name"] for entry in json.loads(capsys.readouterr().out)["entry_points"]] == ["info"]
+
+
+def test_modules_are_listed_by_type_and_tag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "config.toml"
+    config.touch()
+    for kind in ("Image2Segmentation", "Image2Image"):
+        make_module(tmp_path / kind, kind)
+        assert main(["executors", "add", kind.lower(), str(tmp_path / kind), "--config", str(config)]) == 0
+
+    def listed(*words: str) -> list[str]:
+        capsys.readouterr()
+        assert main(["executors", "list", "--config", str(config), "--json", *words]) == 0
+        return [one["name"] for one in json.loads(capsys.readouterr().out)]
+
+    assert {"image2segmentation", "image2image", "cellpose"} <= set(listed())
+    assert listed("--type", "Image2Segmentation") == ["image2segmentation"]
+    assert listed("--tag", "image2image") == ["image2image"]
+    assert listed("--tag", "image2image", "--type", "Image2Segmentation") == []

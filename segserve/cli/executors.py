@@ -16,12 +16,14 @@ def executors_command() -> None:
 
 
 @executors_command.command("list")
+@click.option("--type", "algorithm_type", default="", metavar="TYPE", help="Algorithm modules of one type only.")
+@click.option("--tag", "tags", multiple=True, metavar="TAG", help="Algorithm modules with this tag (again for more).")
 @options.CONFIG
 @options.JSON
-def list_command(config: Path | None, as_json: bool) -> None:
+def list_command(algorithm_type: str, tags: tuple[str, ...], config: Path | None, as_json: bool) -> None:
     """Names that `segserve run NAME` knows: yours, and those that come with segserve."""
     with api.session(config=config) as session:
-        known = session.executors()
+        known = session.executors(algorithm_type=algorithm_type, tags=tags)
     if as_json:
         render.document(known)
     else:
