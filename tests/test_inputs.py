@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import imagecodecs
 import numpy as np
+import psutil
 import pytest
 import tifffile
 from hypothesis import HealthCheck, given, settings
@@ -194,6 +195,22 @@ def test_a_killed_copying_program_is_said(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="ended early"):
         program.copy_all([pngcopy.Order("a", "b", 1, 1, 1)])
     program.close()
+
+
+def test_copying_programs_end_with_a_command_that_is_killed(tmp_path: Path) -> None:
+    script = (
+        "import sys, time\nfrom pathlib import Path\nfrom segserve.inputs import copiers\n"
+        "copiers._cores = lambda: 2\n"
+        "started = copiers.Copiers(Path(sys.argv[1]), 2, 10**6)\n"
+        "print(*(one._process.pid for one in started._all), flush=True)\ntime.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None
+        programs = [psutil.Process(int(word)) for word in command.stdout.readline().split()]
+        assert len(programs) == 2
+        command.kill()
+    _, alive = psutil.wait_procs(programs, timeout=20)
+    assert alive == []
 
 
 def test_palette_and_one_bit_png_go_byte_for_byte(tmp_path: Path) -> None:
