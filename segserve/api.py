@@ -26,6 +26,7 @@ from segserve import (
     inputs,
     kit,
     layout,
+    locking,
     manifest,
     project,
     refs,
@@ -33,6 +34,7 @@ from segserve import (
     tracking,
     validation,
 )
+from segserve import replay as replaying
 from segserve.backends import local
 from segserve.check import whole as checking
 from segserve.environments import docker
@@ -249,6 +251,7 @@ class Session:
         keep: bool = False,
         kind: str | None = None,
         python: str | None = None,
+        no_lock: bool = False,
         offline: bool = False,
         committed: bool = False,
         allow_unreachable: bool = False,
@@ -284,6 +287,7 @@ class Session:
                 docker_volumes=chosen.environments.docker_volumes,
                 docker_variables=chosen.environments.docker_variables,
                 offline=offline,
+                use_lock=not no_lock,
             ),
             gpus=str(gpus),
             wait=not no_wait,
@@ -577,6 +581,38 @@ class Session:
             "location": built.location,
             "packages": list(built.packages),
         }
+
+    def lock(self, request: Request, output: Path | None = None) -> tuple[Path, int]:
+        """Write the lock of an executor's environment, which is built for it; its path and the number of packages.
+
+        Raises:
+            UsageError: it is no folder, and `output` does not say where to write.
+        """
+        with self._loaded(request) as (resolution, loaded, _notes):
+            return locking.write(self.ctx, request, resolution, loaded, output)
+
+    def replay(
+        self,
+        what: str,
+        images: Sequence[str | Path] = (),
+        *,
+        no_lock: bool = False,
+        offline: bool = False,
+        entry: str | None = None,
+        **options: Any,
+    ) -> replaying.Replay:
+        """Run an old result again: `what` is a job or the path of an output.json. `options` are those of `request`."""
+        settle(self.ctx)
+        file = Path(what)
+        if file.is_dir():
+            file = file / "output.json"
+        origin = (
+            replaying.of_file(self.ctx, file, offline=offline) if file.is_file() else replaying.of_job(self.ctx, what)
+        )
+        request = self.request(
+            refs.of_pin(origin.pin), images, entry=entry, offline=offline, no_lock=no_lock, **options
+        )
+        return replaying.replay(self.ctx, request, origin)
 
     def environment_key(self, request: Request) -> str:
         """The content key of an executor's environment on this machine; nothing is built."""

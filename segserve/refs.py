@@ -130,6 +130,26 @@ def parse(text: str, *, rev: str | None = None, entry: str | None = None) -> Exe
     return replace(ref, subdir=check_subdir(subdir), entry=entry or fragment_entry or DEFAULT_ENTRY)
 
 
+def of_pin(pin: Pin) -> str:
+    """A reference that names this commit."""
+    return f"{pin.repo}@{pin.sha}" + (f"#{pin.subdir}:" if pin.subdir else "")
+
+
+def from_model(text: str) -> ExecutorRef:
+    """What an executor wrote into `model` of its output.json: its repository and a commit, mostly a short one.
+
+    The public executors join them by `#`, some by `@`.
+
+    Raises:
+        InvalidRef: it names no repository with a commit.
+    """
+    found = re.fullmatch(r"(?P<repo>\S+)[#@](?P<sha>[0-9a-f]{4,40})", text.strip())
+    if found is None:
+        hint = "It should end with #<commit>. Run the executor itself: segserve run REPO@COMMIT."
+        raise InvalidRef(f"model '{text[:100]}' does not say which commit wrote this.", hint=hint)
+    return parse(found["repo"], rev=found["sha"])
+
+
 def check_revision(rev: str) -> str:
     """`rev` if it can be the name of a branch, a tag or a commit.
 

@@ -243,6 +243,11 @@ BROKEN: Mapping[str, Mapping[str, Change]] = {
     },
     "escaping-link": {"weights.pt": Path("../weights.pt")},
     "submodules": {".gitmodules": '[submodule "cells"]\n\tpath = cells\n\turl = https://git.example.org/cells\n'},
+    # The lock
+    "stale-lock": {
+        "segserve.lock": 'version = 1\n[executor]\ncommit = "0"\nmlproject_sha256 = "0"\n[environment]\nkind = "uv"\n'
+    },
+    "bad-lock": {"segserve.lock": "version = 9\n"},
     # The manifest
     "manifest-outside": {"segserve.toml": Path("../segserve.toml")},
     "manifest-too-large": {"segserve.toml": "# " + "x" * 70_000},

@@ -23,6 +23,8 @@ COMMANDS = {
     "info": "info",
     "images": "tools",
     "check": "check",
+    "lock": "lock",
+    "replay": "lock",
     "validate": "validate",
     "compare": "compare",
     "bench": "bench",

@@ -86,7 +86,7 @@ def compare_command(
         raise UsageError("--images is what overlays are drawn upon; -o DIR says where to write them.")
     verdict = None
     if drift:
-        verdict = _drift(comparison.drift(pred, truth), threshold or 0.0, style)
+        verdict = show_drift(comparison.drift(pred, truth), threshold or 0.0, style)
     else:
         _show(comparison.compare(pred, truth, at, by_label=by_label, max_detections=max_detections), style)
     if output is not None:
@@ -170,7 +170,8 @@ def _csv(document: dict[str, Any]) -> str:
     return stream.getvalue()
 
 
-def _drift(found: comparison.DriftReport, threshold: float, style: str) -> Verdict | None:
+def show_drift(found: comparison.DriftReport, threshold: float, style: str) -> Verdict | None:
+    """Print what has changed; what to raise when it is too much."""
     _say_notes(found.notes)
     document = found.as_dict(threshold)
     if style == "json":

@@ -15,7 +15,7 @@ SECTIONS = {
     "Options": (),
     "Images": ("first", "channel", "z", "series", "frames", "depth"),
     "Which commit": ("rev", "entry", "offline", "committed", "allow_unreachable", "submodules"),
-    "Environment and machine": ("kind", "python", "gpus", "no_wait", "timeout", "memory", "cpus"),
+    "Environment and machine": ("kind", "python", "no_lock", "gpus", "no_wait", "timeout", "memory", "cpus"),
     "Result": ("output", "overlays", "experiment", "keep", "open_report"),
     "Output of the command": ("as_json", "verbose", "quiet", "config", "help"),
 }
@@ -73,5 +73,6 @@ environment = _together(
             help="Build this kind of environment instead of the project's; local: the Python on your PATH.",
         ),
         click.option("--python", metavar="X.Y", help="Python version instead of the project's."),
+        click.option("--no-lock", is_flag=True, help="Ignore the executor's segserve.lock."),
     )
 )

@@ -23,6 +23,7 @@ from segserve import process, redact, store
 from segserve.environments import conda, docker, local, pip, uv
 from segserve.environments.base import FREE_SPACE, Builder, BuildOptions, Report, build_failed
 from segserve.environments.indexes import host_settings
+from segserve.environments.locked import declaration, with_hashes
 from segserve.errors import (
     DiskFull,
     InvalidParameters,
@@ -42,10 +43,12 @@ __all__ = [
     "BuiltEnvironment",
     "built",
     "collect_garbage",
+    "declaration",
     "detect",
     "is_built",
     "prepare",
     "remove",
+    "with_hashes",
 ]
 
 # The order is that of detection; the first that feels responsible is taken.

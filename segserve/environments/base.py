@@ -46,7 +46,8 @@ class BuildOptions:
     `kind` is `uv`, `conda`, `docker` or `local` (None: as the project says), `python` a version X.Y or X.Y.Z,
     `channels` replace the file's conda channels, `mirrors` map a channel name or URL to the URL to use,
     `keep_defaults` leaves Anaconda's `defaults` alone, `docker_*` are the allow-lists of host paths and variables,
-    `offline` asks no remote for git revisions.
+    `offline` asks no remote for git revisions. `use_lock` takes the packages of the segserve.lock beside the MLProject,
+    `lock_file` those of another one.
     """
 
     kind: str | None = None
@@ -57,6 +58,8 @@ class BuildOptions:
     docker_volumes: tuple[str, ...] = ()
     docker_variables: tuple[str, ...] = ()
     offline: bool = False
+    use_lock: bool = True
+    lock_file: Path | None = None
 
 
 class Builder(Protocol):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segserve import process
-from segserve.environments import condafile, interpreters, pip, translate
+from segserve.environments import condafile, interpreters, locked, pip, translate
 from segserve.environments.base import (
     BuildOptions,
     Report,
@@ -62,6 +62,8 @@ def detect(project: Project, options: BuildOptions) -> EnvironmentSpec | None:
         return None
     chosen = interpreters.plan(declared.python, source=declared.source, override=options.python)
     seeds, requirements = _read(declared, project, offline=options.offline)
+    lines, notes = locked.usable(project, options)
+    seeds, requirements = _as_locked(seeds, requirements, lines)
     host = pip.host_settings()
     key = key_of(
         kind,
@@ -73,13 +75,14 @@ def detect(project: Project, options: BuildOptions) -> EnvironmentSpec | None:
             "host": host.identity(requirements.indexes),
         },
     )
-    warnings = [*declared.warnings, *seeds.warnings, *requirements.warnings, *chosen.warnings]
+    warnings = [*notes, *declared.warnings, *seeds.warnings, *requirements.warnings, *chosen.warnings]
     if options.python and declared.python and declared.python.lstrip("=") != options.python:
         warnings.append(f"Python {options.python} (--python) instead of '{declared.python}' of {declared.source}.")
     details = {
         "python": chosen.as_details(),
         "seeds": list(seeds.shown()),
         "requirements": list(requirements.shown()),
+        "locked": list(lines),
         "revisions": {**seeds.revisions, **requirements.revisions},
     }
     return EnvironmentSpec(kind, declared.source, key, details, tuple(dict.fromkeys(warnings)))
@@ -106,6 +109,7 @@ def build(
     )
     report(f"Python {found.version}: {found.python}")
     seeds, requirements = _read(declared, project, revisions=spec.details["revisions"])
+    seeds, requirements = _as_locked(seeds, requirements, spec.details.get("locked", ()))
     argv = [pip.uv(), "venv", "--no-project", "--python", str(found.python), str(prefix)]
     pip.call(argv, prefix.parent, pip.host_settings().environment(), report, "The environment cannot be created.")
     python = prefix / "bin" / "python"
@@ -201,6 +205,19 @@ def _read(
         return pip.read(lines, folder, root, source=source, offline=offline, revisions=revisions)
 
     return closure(declared.seeds), closure(declared.lines)
+
+
+def _as_locked(
+    seeds: Requirements, requirements: Requirements, lines: Sequence[str]
+) -> tuple[Requirements, Requirements]:
+    """What a lock says instead of what the file asks for; seeds that it does not name stay."""
+    if not lines:
+        return seeds, requirements
+    first = [line for line in lines if locked.name_of(line) in SEEDS]
+    rest = [line for line in lines if locked.name_of(line) not in SEEDS]
+    named = {locked.name_of(line) for line in first}
+    others = [line for line in seeds.lines if _name(line) not in named]
+    return replace(seeds, lines=(*first, *others)), locked.put_in_place(requirements, rest)
 
 
 def _seed_from_bundle(python: Path, report: Report) -> None:

@@ -43,6 +43,7 @@ class Request:
     allow_unreachable: bool = False
     submodules: bool = False
     keep: bool = False
+    pinned: Resolution | None = None  # instead of what `ref` would mean today
     variables: Mapping[str, str] = field(default_factory=dict)  # for the executor, beside those of its environment
 
 
@@ -73,7 +74,7 @@ def prepare(ctx: Context, request: Request, checkout: Path) -> Prepared:
         devices.describe(request.gpus)  # refuses more GPUs than there are
     tracking.external()  # refuses a tracking URI that no executor could log to
     ctx.reporter.phase(f"Resolving {request.ref}")
-    resolution = ctx.store.resolve(
+    resolution = request.pinned or ctx.store.resolve(
         request.ref,
         offline=request.offline,
         allow_unreachable=request.allow_unreachable,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from segserve.check.repository import Repository
-from segserve.check.rules import code, dependencies, docker, files, manifest, mlproject, modules, secrets
+from segserve.check.rules import code, dependencies, docker, files, lock, manifest, mlproject, modules, secrets
 from segserve.findings import Finding, Rule
 
 
@@ -30,4 +30,5 @@ FAMILIES: Mapping[str, Family] = {
     "files": files,
     "manifest": manifest,
     "modules": modules,
+    "lock": lock,
 }
