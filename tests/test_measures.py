@@ -174,7 +174,7 @@ def test_colours_inverted_grey_and_other_channels(tmp_path: Path) -> None:
             assert row["mean_r"] == ""
 
 
-def test_an_original_that_has_changed_or_gone_is_not_measured(tmp_path: Path) -> None:
+def test_an_original_that_has_changed_or_gone_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     labels = nuclei(8)
     paths = [tmp_path / f"{name}.png" for name in "abc"]
     for path in paths:
@@ -192,6 +192,9 @@ def test_an_original_that_has_changed_or_gone_is_not_measured(tmp_path: Path) ->
     ]
     assert "has changed since" in problems[0].message
     assert "cannot be opened" in problems[1].message
+    monkeypatch.setattr(intensities, "MOST_FINDINGS", 1)
+    _, problems = intensities.measure(document, images, [image.source for image in images])
+    assert [finding.message for finding in problems[1:]] == ["1 more originals could not be measured."]
 
 
 def test_rings_beyond_the_image_and_rings_without_end(tmp_path: Path) -> None:

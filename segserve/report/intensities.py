@@ -25,6 +25,7 @@ from segserve.report.measures import pixels_of
 CHUNK = 1 << 22  # pixels of objects that are looked up at once
 LARGE = 1 << 26  # pixels of a plane; from here on one file at a time
 MOST_COLUMNS = 64  # different channels in one table
+MOST_FINDINGS = 20
 ONLY = "intensity"  # what the only channel is called that has no name
 
 
@@ -79,7 +80,15 @@ def measure(
     with ThreadPoolExecutor(workers) as pool:
         done = list(pool.map(one, groups))
     columns = [column for found, _ in done for column in found]
-    return _table(columns, len(document)), [finding for _, finding in done if finding is not None]
+    return _table(columns, len(document)), _some([finding for _, finding in done if finding is not None])
+
+
+def _some(findings: list[Finding]) -> list[Finding]:
+    """A whole folder that is gone need not be said file by file."""
+    if len(findings) <= MOST_FINDINGS:
+        return findings
+    rest = f"{len(findings) - MOST_FINDINGS} more originals could not be measured."
+    return [*findings[:MOST_FINDINGS], Finding("not-measured", Severity.WARNING, rest, Place())]
 
 
 def _not_measured(image: StagedImage, problem: Unusable) -> Finding:
