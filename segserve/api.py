@@ -31,6 +31,7 @@ from segserve import (
     project,
     refs,
     registry,
+    scaffold,
     tracking,
     validation,
 )
@@ -149,6 +150,18 @@ def validate(
     known = validation.measured(Path(images)) if images is not None else None
     reports = (validation.validate(Path(file), known, pairs=pairs, skip=frozenset(ignore)) for file in files)
     return [finding for report in reports for finding in report.findings]
+
+
+def new(folder: str | Path, *, template: str = "threshold", env: str = "uv") -> Path:
+    """Write a repository with an executor that runs as it stands; see `segserve new`. Returns its absolute path.
+
+    Raises:
+        UsageError: no such template or kind of environment, no name, or the folder is in use.
+    """
+    for word, known in ((template, scaffold.METHODS), (env, scaffold.ENVIRONMENTS)):
+        if word not in known:
+            raise UsageError(f"There is no '{word}'.", hint=did_you_mean(word, known))
+    return scaffold.create(Path(folder), template=template, env=env)
 
 
 def sdk_wheel(folder: str | Path = ".") -> dict[str, str]:

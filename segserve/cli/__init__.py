@@ -37,6 +37,7 @@ COMMANDS = {
     "logs": "jobs",
     "cancel": "jobs",
     "env": "env",
+    "new": "new",
     "executors": "executors",
     "sdk": "sdk",
 }

@@ -1,0 +1,31 @@
+"""`segserve new`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from segserve import api
+from segserve.cli import options, render
+
+
+@click.command("new")
+@click.argument("folder", type=click.Path(path_type=Path), metavar="NAME")
+@click.option("--template", type=click.Choice(["threshold", "torch", "onnx", "cellpose"]), default="threshold",
+              show_default=True, help="What the method begins as.")  # fmt: skip
+@click.option("--env", type=click.Choice(["uv", "conda", "docker"]), default="uv", show_default=True,
+              help="How its environment is described.")  # fmt: skip
+@options.JSON
+def new_command(folder: Path, template: str, env: str, as_json: bool) -> None:
+    """Write a repository with an executor that runs as it stands into the folder NAME.
+
+    MLProject, environment, main.py, manifest, tests, licence, CI for GitHub and GitLab. Nothing is downloaded.
+    """
+    made = api.new(folder, template=template, env=env)
+    if as_json:
+        render.document({"path": str(made), "template": template, "env": env})
+        return
+    render.echo(f"{made}\n\nNext    cd {folder}  ·  segserve run . example")
+    if env == "docker":
+        render.echo("First   docker build (README.md says how)")
