@@ -21,7 +21,7 @@ from segserve.errors import BackendError, UsageError
 
 METHODS: Mapping[str, tuple[str, tuple[str, ...]]] = {  # name → (what it does, what it needs besides)
     "threshold": ("Finds bright objects by a threshold.", ()),
-    "torch": ("Finds bright objects with a small PyTorch network.", ("torch>=2",)),
+    "torch": ("Finds bright objects with a small PyTorch network.", ("torch>=2.4",)),
     "onnx": ("Finds bright objects with a small ONNX network.", ("onnx>=1.15", "onnxruntime>=1.16")),
     "cellpose": ("Finds cells with Cellpose 3.", ("cellpose>=3,<4",)),
 }
@@ -77,7 +77,7 @@ def _answers(name: str, template: str, env: str, author: Author) -> dict[str, An
     words = re.split(r"[-_]+", name)
     line, file = ENVIRONMENTS[env]
     about, needs = METHODS[template]
-    image = name.lower()
+    image = f"{name.lower()}:1"
     return {
         "dot": ".",
         "name": name,

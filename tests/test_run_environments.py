@@ -14,7 +14,10 @@ import pytest
 
 import segserve
 from segserve import api
+from segserve.backends import local
 from segserve.environments import interpreters
+from segserve.layout import AttemptDir
+from segserve.model import Progress
 from tests.channel import make_channel
 from tests.executors import MAIN, MLPROJECT, make_executor
 from tests.image import base_image
@@ -98,12 +101,18 @@ def test_a_docker_environment(tmp_path: Path, images: Path) -> None:
         .replace("--size", "--model {model} --size")
     )
     behaviour = "assert open(arguments.model).read() == 'weights'\nassert os.path.exists('/.dockerenv')"
+    behaviour += """
+assert len(json.load(open(os.environ['SEGSERVE_INPUTS']))['images']) == 3
+os.pwrite(os.open(os.environ['SEGSERVE_PROGRESS'], os.O_WRONLY), b'{"done": 3, "total": 3}', 0)
+"""
     main = main.format(behaviour=behaviour, after="").replace('"--size"', '"--model")\nparser.add_argument("--size"')
     make_repository(tmp_path / "executor", {"MLProject": project, "main.py": main})
     result = segserve.run(str(tmp_path / "executor"), [images], parameters={"model": model}, memory=2, cpus=1)
     assert result.counts == (1, 2, 1)
     rows = list(csv.DictReader((result.folder / "objects.csv").open()))
     assert len(rows) == 4
+    (attempt,) = (tmp_path / "segserve-home" / "jobs").glob("*/1")
+    assert local.progress(AttemptDir(attempt)) == Progress(3, 3)
     shutil.rmtree(tmp_path / "segserve-home" / "jobs")  # nothing in it belongs to another user
 
 
