@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +19,9 @@ from segserve.bench.rows import Benchmark, ranked
 from segserve.errors import InvalidParameters, UsageError
 from segserve.pipeline import Request
 from segserve.refs import parse
-from tests.commands import Command, run_of
+from tests.commands import SEGSERVE, Command, run_of, status_of, wait_for
 from tests.executors import make_executor
+from tests.repositories import make_repository
 from tests.servers import call
 
 pytest_plugins = ["tests.command_fixtures"]
@@ -214,3 +217,51 @@ def test_images_without_truth_are_refused_before_anything_runs(
     assert done.code == 2
     assert "No executor has a parameter 'colour'" in done.err
     assert not (here / "segserve-results").exists()
+
+
+@pytest.mark.network
+def test_commits_are_candidates(here: Path, annotated: tuple[Path, Path], segserve: Command) -> None:
+    first = make_executor(here / "good")
+    changed = (here / "good" / "MLProject").read_text().replace("default: 10", "default: 4")
+    second = make_repository(here / "good", {"MLProject": changed}, message="worse")
+    words = (
+        "--images",
+        annotated[0],
+        "--truth",
+        annotated[1],
+        "--by",
+        "pq",
+        "--iou",
+        "0.75",
+        "--json",
+        "--gpus",
+        "none",
+    )
+    done = segserve("bench", f"./good@{second[:12]}", f"./good@{first}", *words)
+    assert done.code == 0, done.err
+    rows = done.document["candidates"]
+    assert [(one["commit"], one["pq"]) for one in rows] == [(first, 1), (second, 0)]
+    assert [one["name"] for one in rows] == [f"good@{first}", f"good@{second[:12]}"]
+    assert (done.document["iou"], done.document["ranked_by"]) == (0.75, "pq")
+
+
+@pytest.mark.network
+def test_an_interrupt_ends_candidate_and_parent(here: Path, annotated: tuple[Path, Path], segserve: Command) -> None:
+    make_executor(here / "stuck", "hang")
+    words = ("bench", "./stuck", "--images", str(annotated[0]), "--truth", str(annotated[1]), "--gpus", "none")
+    with subprocess.Popen([*SEGSERVE, *words], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            job = wait_for(lambda: segserve("ps", "--json").document, seconds=120)[0]["job"]
+            wait_for(lambda: "sleeping" in segserve("logs", job).out, seconds=120)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=120)
+        finally:
+            process.kill()  # a test that failed must not wait for it
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    shown = segserve("show", job, "--json").document
+    assert shown["state"] == "cancelled"
+    nested = run_of(shown["mlflow"])
+    parent = next(tag["value"] for tag in nested["data"]["tags"] if tag["key"] == "mlflow.parentRunId")
+    assert nested["info"]["status"] == "KILLED"
+    assert status_of(shown["mlflow"].replace(nested["info"]["run_id"], parent)) == "KILLED"

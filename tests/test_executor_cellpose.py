@@ -234,6 +234,19 @@ def test_a_model_by_name_with_its_estimate_of_diameters(
     assert "arrays and numbers are expected" in done.err
 
 
+@pytest.mark.gpu
+@pytest.mark.network
+def test_on_a_gpu(here: Path, folders: tuple[Path, Path], segserve: Command) -> None:
+    words = ["-P", f"model={TINY}", "-P", "device=cuda", "-o", "out", "--json", "--gpus", "1"]
+    done = segserve(
+        "run", f"{REF}main", folders[0], *words, "--env", "local"
+    )  # torch for CUDA, as found on the machine
+    assert done.code == 0, done.err
+    params = {param["key"]: param["value"] for param in run_of(done.document["mlflow"])["data"]["params"]}
+    assert params["device.used"].startswith("cuda")
+    assert comparison.compare(here / "out", folders[1], (0.5,)).pooled.as_dict()["at"][0]["ap"] >= 0.75
+
+
 def _variables(here: Path) -> dict[str, Any]:
     sdk = str(REPOSITORY / "executors" / "sdk")
     return {**os.environ, "CACHE_FOLDER": str(here / "cache"), "PYTHONPATH": sdk, "PYTHONDONTWRITEBYTECODE": "1"}

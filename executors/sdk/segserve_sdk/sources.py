@@ -50,7 +50,8 @@ def find(
     """The file with the weights, downloaded if need be. `by_name` gets one of `names` and returns its file.
 
     Raises:
-        NoModel: it cannot be had.
+        NoModel: there is none, or MLflow does not give it.
+        weights.WeightsError: it could not be downloaded.
     """
     known = list(names)
     wrong = problem(model, known, base=base)
@@ -59,13 +60,10 @@ def find(
     if model.startswith(MLFLOW):
         return _from_mlflow(model)
     url = _URL.fullmatch(model)
-    try:
-        if model in known and by_name is not None:
-            return by_name(model)
-        if url is not None:
-            return weights.fetch(url["url"], sha256=url["digest"].lower() if url["digest"] else None)
-    except weights.WeightsError as error:
-        raise NoModel(str(error)) from error
+    if model in known and by_name is not None:
+        return by_name(model)
+    if url is not None:
+        return weights.fetch(url["url"], sha256=url["digest"].lower() if url["digest"] else None)
     return Path(base) / Path(model).expanduser()  # an absolute path stays what it is
 
 
