@@ -10,7 +10,7 @@ from segserve import check
 from segserve.cli import main
 from segserve.errors import UsageError
 from segserve.findings import Finding
-from tests.corpus import BROKEN, make
+from tests.corpus import BROKEN, GOOD, make
 
 ROOT = Path(__file__).parent.parent
 
@@ -79,3 +79,12 @@ def test_our_own_executors_pass_clean(tmp_path: Path, executor: str) -> None:
 def test_the_kit_s_runner_writes_and_logs_by_itself(tmp_path: Path) -> None:
     runner = "from segserve_sdk import Runner, parameter\n\n\nclass Tiny(Runner):\n    pass\n\n\nTiny.main()\n"
     assert found(make(tmp_path / "kit", {"main.py": runner, "info.py": "print('tiny')\n"})) == ()
+
+
+def test_a_lower_bound_is_no_old_cuda_build(tmp_path: Path) -> None:
+    env = GOOD["python_env.yaml"] + "  - torch>=1.7.0\n"
+    assert found(make(tmp_path / "new", {"python_env.yaml": env})) == ()
+    for line in ("torch==1.11.0", "torch==2.0.1+cu117"):
+        old = found(make(tmp_path / line, {"python_env.yaml": env.replace("torch>=1.7.0", line)}))
+        assert [finding.rule for finding in old] == ["old-cuda"]
+    assert found(make(tmp_path / "cu121", {"python_env.yaml": env.replace("torch>=1.7.0", "torch==2.3.0+cu121")})) == ()

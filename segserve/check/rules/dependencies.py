@@ -154,7 +154,7 @@ def _versions(declared: Declared, *, locked: bool) -> Iterator[Finding]:
         yield NO_MLFLOW.at("mlflow is not among the dependencies.", Place(declared.file, 1, 1))
     for one in declared.dependencies:
         if one.source == "git" and not re.search(r"@[0-9a-f]{40}\b", one.text):
-            yield UNPINNED_GIT.at(f"{one.name} has no commit.", one.place)
+            yield UNPINNED_GIT.at(f"{one.name} is not pinned to a full commit id.", one.place)
         elif one.specifiers is not None and not one.specifiers and one.name not in _FREE and not locked:
             yield UNPINNED.at(f"'{one.name}' has no version.", one.place)
 
@@ -232,7 +232,7 @@ def _place(repository: Repository, declared: Declared, text: str) -> Place:
 
 def _cuda(declared: Declared) -> Iterator[Finding]:
     for one in declared.dependencies:
-        exact = re.search(r"==?\s*(\d+(?:\.\d+)*)", one.text)
+        exact = re.search(r"(?<![<>!~=])==?\s*(\d+(?:\.\d+)*)", one.text)
         version = exact[1] if exact else ""
         local = re.search(r"\+cu(\d{2,3})\b", one.text) or re.search(r"=\D*cu(?:da)?(\d{2}\.?\d)", one.text)
         if one.name in ("cudatoolkit", "cuda-version", "pytorch-cuda") and version:
