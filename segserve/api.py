@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -66,6 +67,7 @@ from segserve.pipeline import (
     origin,
     prepare,
     settle,
+    submit,
     titles,
 )
 from segserve.pipeline import facts as facts_file
@@ -84,11 +86,13 @@ __all__ = [
     "inspect_images",
     "run",
     "session",
+    "submit",
     "validate",
 ]
 
 
 _CONFIGURED = "config.toml"
+_LOOK_SECONDS = 0.2
 
 
 def run(ref: str, images: Sequence[str | Path] = (), *, reporter: Reporter | None = None, **options: Any) -> Result:
@@ -484,9 +488,10 @@ class Session:
         """Open jobs (or all), newest first; those that ended meanwhile are collected before."""
         settle(self.ctx)
         records = self.ctx.journal.jobs(limit=limit) if everything else self.ctx.journal.open_jobs()
-        return [self._row(record) for record in records]
+        return [self.row(record) for record in records]
 
-    def _row(self, record: JobRecord) -> dict[str, Any]:
+    def row(self, record: JobRecord) -> dict[str, Any]:
+        """A job in a list."""
         staged = self.ctx.home.job(record.job_id).inputs_map
         return {
             "job": record.job_id,
@@ -511,11 +516,13 @@ class Session:
             NotFound: there is none, or several begin like this.
         """
         settle(self.ctx)
-        record = self.ctx.journal.get(job_id)
-        folder = self.ctx.home.job(record.job_id)
-        facts = facts_file.read(folder)
+        return self.facts(self.ctx.journal.get(job_id))
+
+    def facts(self, record: JobRecord) -> dict[str, Any]:
+        """Everything known about one job, as far as the journal knows how it is."""
+        facts = facts_file.read(self.ctx.home.job(record.job_id))
         return {
-            **self._row(record),
+            **self.row(record),
             **origin(record),
             "attempt": record.attempt,
             "mlflow": record.run_url or facts.run_url,
@@ -536,8 +543,11 @@ class Session:
         return build if failed and build.exists() and not attempt.plan.exists() else attempt.log
 
     def logs(self, job_id: str, *, follow: bool = False) -> Iterator[str]:
-        """The log of a job's attempt, as lines; with `follow` until the job ends."""
+        """The log of a job's latest attempt, as lines; with `follow` until it ends. One that waits is waited for."""
         record = self.ctx.journal.get(job_id)
+        while follow and record.state is JobState.QUEUED:
+            time.sleep(_LOOK_SECONDS)
+            record = self.ctx.journal.get(job_id)
         attempt = self.ctx.home.job(record.job_id).attempt(record.attempt)
         log = self._log(record)
         if log != attempt.log:

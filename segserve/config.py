@@ -56,6 +56,17 @@ class QueueSettings(_Section):
     slot_memory_gb: Annotated[float, Field(gt=0, description="memory that one CPU slot stands for")] = 4.0
 
 
+class ServerSettings(_Section):
+    """`[server]`: what `segserve serve` listens to, and what it takes."""
+
+    host: Annotated[str, Field(min_length=1, description="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="port to listen on, 0 = any that is free")] = 8000
+    root_path: Annotated[str, Field(pattern=r"^(/[^/?#]+)*$", description="path below which a proxy shows it")] = ""
+    max_body_mb: Annotated[int, Field(ge=1, description="the largest body that is taken, in MiB")] = 4096
+    max_images: Annotated[int, Field(ge=1, description="the most images of one request")] = 10_000
+    sync_wait_s: Annotated[float, Field(gt=0, description="SegServe routes wait so long for a result")] = 540.0
+
+
 class ExecutorSettings(_Section):
     """`[executors.<name>]`: what a short name stands for."""
 
@@ -78,6 +89,7 @@ class Settings(_Section):
     tracking: TrackingSettings = TrackingSettings()
     run: RunSettings = RunSettings()
     queue: QueueSettings = QueueSettings()
+    server: ServerSettings = ServerSettings()
 
 
 def default_path() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 
@@ -97,3 +98,11 @@ def url(value: str) -> str:
 def without_secrets(variables: Mapping[str, str]) -> dict[str, str]:
     """The variables whose *name* does not speak of a secret, values redacted: fit to be recorded."""
     return {name: text(value) for name, value in variables.items() if not SECRET_NAME.search(name)}
+
+
+class LogFormatter(logging.Formatter):
+    """Log lines and tracebacks without secrets: libraries quote URLs, statements and values."""
+
+    def format(self, entry: logging.LogRecord) -> str:
+        """As the standard one, redacted."""
+        return text(super().format(entry))

@@ -138,9 +138,12 @@ printf '{"model": "shell", "format_version": "0.2", "segmentation_data": [%s]}' 
 """
 
 
-def make_shell_executor(folder: Path) -> str:
+def make_shell_executor(folder: Path, *, environment: bool = False) -> str:
     """An executor that is a shell command: it starts in no time and needs no environment (`kind="local"`).
 
-    `nap` seconds pass before it writes its result; `mark=crash` lets it fail.
+    `nap` seconds pass before it writes its result; `mark=crash` lets it fail. With `environment` it brings one, which
+    has nothing in it and is built without an index.
     """
-    return make_repository(folder, {"MLproject": SHELL_PROJECT, "segment.sh": SHELL_SCRIPT})
+    project = SHELL_PROJECT + ("python_env: python_env.yaml\n" if environment else "")
+    files = {"python_env.yaml": 'python: "3.11"\ndependencies: []\n'} if environment else {}
+    return make_repository(folder, {"MLproject": project, "segment.sh": SHELL_SCRIPT, **files})

@@ -257,13 +257,18 @@ def follow(attempt: AttemptDir, *, until: Callable[[], bool], pause: float = 0.1
         position += len(data)
         *lines, rest = re.split(r"\r\n|\n|\r(?!$)", rest + decoder.decode(data, final=last and not data))
         for line in lines:
-            yield _CONTROL_CHARACTERS.sub("", line)
+            yield printable(line)
         if not data and last:
             break
         if not data:
             time.sleep(pause)
     if rest:
-        yield _CONTROL_CHARACTERS.sub("", rest)
+        yield printable(rest)
+
+
+def printable(line: str) -> str:
+    """A line of a log without escape sequences and other control characters."""
+    return _CONTROL_CHARACTERS.sub("", line)
 
 
 def progress(attempt: AttemptDir) -> Progress | None:

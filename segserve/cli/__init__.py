@@ -38,6 +38,7 @@ COMMANDS = {
     "cancel": "jobs",
     "env": "env",
     "new": "new",
+    "serve": "serve",
     "executors": "executors",
     "sdk": "sdk",
 }

@@ -83,13 +83,6 @@ class Activity:
             return 0.0 if self._in_flight else time.monotonic() - self._last
 
 
-class _Redacting(logging.Formatter):
-    """SQLAlchemy's errors quote statements with their values."""
-
-    def format(self, entry: logging.LogRecord) -> str:
-        return redact.text(super().format(entry))
-
-
 def main(arguments: list[str]) -> int:
     """Serve until idle, replaced or told to stop; the exit code is for `embedded`."""
     parser = argparse.ArgumentParser(prog="python -m segserve.tracking")
@@ -271,7 +264,7 @@ def _quieten() -> None:
     root.addHandler(logging.StreamHandler())
     for logger in (root, *(logging.getLogger(name) for name in ("mlflow", "alembic", "sqlalchemy"))):
         for handler in logger.handlers:
-            handler.setFormatter(_Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+            handler.setFormatter(redact.LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
 
 
 def _watch(home: Home, mine: Record, activity: Activity) -> None:

@@ -1,0 +1,46 @@
+"""The application: routes, errors, and who may call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import FastAPI, Request
+from fastapi.responses import RedirectResponse
+from prometheus_client import CollectorRegistry
+from starlette.middleware.gzip import GZipMiddleware
+
+import segserve
+from segserve.config import ServerSettings
+from segserve.server import compatibility, health, jobs, problems
+from segserve.server.access import Guard
+from segserve.server.desk import Desk
+from segserve.server.uploads import Limits
+
+_ABOUT = """\
+Run any segmentation repository on your images. `POST /jobs` puts a request into a durable queue; follow it by
+`/jobs/{id}/events` and fetch `/jobs/{id}/result`. Errors are problem details whose `detail` says what to do.
+"""
+
+
+def create_app(desk: Desk, settings: ServerSettings, working: Callable[[], bool]) -> FastAPI:
+    """The application for one desk. `working` says whether somebody works on the queue."""
+    app = FastAPI(
+        title="segserve",
+        version=segserve.__version__,
+        description=_ABOUT,
+        redoc_url=None,
+    )
+    limits = Limits(body_bytes=settings.max_body_mb * 2**20, files=settings.max_images)
+    registry = CollectorRegistry()
+    problems.install(app, desk.session.ctx.home)
+    app.include_router(health.router(desk, registry, working))
+    app.include_router(jobs.router(desk, limits))
+    app.include_router(compatibility.router(desk, limits, registry, settings.sync_wait_s))
+
+    @app.get("/", include_in_schema=False)
+    async def root(request: Request) -> RedirectResponse:
+        return RedirectResponse(f"{request.scope.get('root_path', '')}/docs", status_code=307)
+
+    app.add_middleware(GZipMiddleware, minimum_size=1000)
+    app.add_middleware(Guard)
+    return app

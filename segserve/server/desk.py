@@ -1,0 +1,224 @@
+"""What the routes ask of journal and queue. Functions that may block for milliseconds: routes call them in threads."""
+
+from __future__ import annotations
+
+import json
+import mimetypes
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from segserve import api
+from segserve.errors import InvalidParameters, NotFound, SegserveError, UsageError
+from segserve.journal import JobRecord, Submitted
+from segserve.layout import JobDir
+from segserve.model import JobState
+from segserve.server.uploads import Upload
+
+Scalar = str | int | float | bool
+
+
+class JobRequest(BaseModel):
+    """What is to run on what. The words are those of `segserve run`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    executor: str = Field(min_length=1, description="repository, with @revision and #entry point if you like")
+    version: str | None = Field(None, description="branch, tag or commit, if `executor` does not say it")
+    entry: str | None = Field(None, description="entry point, if `executor` does not say it")
+    parameters: dict[str, Scalar] = Field(default_factory=dict, description="of the entry point")
+    images: list[str] = Field(default_factory=list, description="files or folders on the server; else upload them")
+    first: int | None = Field(None, ge=1, description="only so many images, spread evenly")
+    channel: str | None = Field(None, description="index or name")
+    z: str | None = Field(None, description="each, max, mean or an index")
+    series: str | None = Field(None, description="index, name or all")
+    frames: str | None = Field(None, description="a:b, a:b:step or an index")
+    depth: int | None = Field(None, description="8 or 16 bit")
+    gpus: str = Field("auto", description="a number, or auto")
+    timeout: float | None = Field(None, ge=0, description="seconds, for each attempt")
+    overlays: int | None = Field(24, ge=0, description="pictures of so many images; null: of all")
+    exports: str | None = Field(None, description="formats to export to, separated by commas")
+    env: str | None = Field(None, description="kind of environment: uv, conda, docker, local")
+    priority: int = Field(0, ge=-10, le=0, description="lower than 0 lets others go first")
+
+
+@dataclass(frozen=True)
+class Desk:
+    """One per server."""
+
+    session: api.Session
+    gpus: int  # how many the machine has
+    slots: Mapping[str, int]  # jobs that may be driven at a time, per lane
+    wake: Callable[[], None]  # tells the scheduler that there is something new
+
+    def folder(self, job_id: str) -> JobDir:
+        """The folder of a job, or of one that is to be."""
+        return self.session.ctx.home.job(job_id)
+
+    def submit(
+        self,
+        wanted: JobRequest,
+        *,
+        user: str,
+        key: str = "",
+        job_id: str = "",
+        uploads: tuple[Upload, ...] = (),
+        awaited: bool = False,
+    ) -> Submitted:
+        """Put a request into the queue. Its uploads are taken away when it is refused.
+
+        Raises:
+            UsageError, KeyReused: it cannot be one.
+        """
+        try:
+            return self._submit(wanted, user, key, job_id, uploads, awaited)
+        except BaseException:
+            if job_id:
+                shutil.rmtree(self.folder(job_id).path, ignore_errors=True)
+            raise
+
+    def _submit(
+        self, wanted: JobRequest, user: str, key: str, job_id: str, uploads: tuple[Upload, ...], awaited: bool
+    ) -> Submitted:
+        if uploads and wanted.images:
+            raise UsageError("Images are named and uploaded.", hint="Do one of both.")
+        given = [upload.path for upload in uploads] or wanted.images
+        request = self.session.request(
+            wanted.executor,
+            given,
+            rev=wanted.version,
+            entry=wanted.entry,
+            parameters=wanted.parameters,
+            **wanted.model_dump(include={*_SAME_WORDS}),
+            kind=wanted.env,
+        )
+        images = {f"{number} {upload.path.name}": upload.sha256 for number, upload in enumerate(uploads)}
+        submitted = api.submit(
+            self.session.ctx,
+            request,
+            gpus=self.gpus,
+            job_id=job_id,
+            user=user,
+            priority=wanted.priority,
+            key=key,
+            images=None if wanted.images else images,
+            awaited=awaited,
+        )
+        if submitted.new:
+            self.wake()
+        return submitted
+
+    def get(self, job_id: str, user: str | None) -> JobRecord:
+        """A job by its whole id; one of somebody else's is not there (`user` None: whoever asks sees all).
+
+        Raises:
+            NotFound: there is none.
+        """
+        record = self.session.ctx.journal.get(job_id)
+        if record.job_id != job_id or (user is not None and record.user != user):
+            raise NotFound(f"There is no job '{job_id}'.", hint="GET /jobs lists them.")
+        return record
+
+    def jobs(self, *, user: str | None, limit: int, state: JobState | None) -> list[dict[str, Any]]:
+        """Rows, newest first."""
+        return [self.row(record) for record in self.session.ctx.journal.jobs(limit, state, user=user)]
+
+    def row(self, record: JobRecord) -> dict[str, Any]:
+        """A job in a list."""
+        return {**self.session.row(record), "user": record.user, "priority": record.priority, "attempt": record.attempt}
+
+    def show(self, record: JobRecord) -> dict[str, Any]:
+        """Everything known about a job, but where it lies on the server."""
+        facts = self.session.facts(record)
+        return {**self.row(record), **{name: value for name, value in facts.items() if name not in _OF_THE_SERVER}}
+
+    def cancel(self, record: JobRecord) -> JobState:
+        """Want it to end; its worker sees to it."""
+        state = self.session.ctx.journal.queue.cancel(record.job_id)
+        self.wake()
+        return state
+
+    def output(self, record: JobRecord) -> Path:
+        """output.json of a job that has succeeded.
+
+        Raises:
+            SegserveError: it has not, or its entry point makes none; with the status of what ended it.
+        """
+        return self.file(record, "output.json")
+
+    def file(self, record: JobRecord, name: str) -> Path:
+        """A file of the result.
+
+        Raises:
+            NotFound, SegserveError.
+        """
+        folder = _result(record)
+        relative = PurePosixPath(name)
+        path = (folder / relative).resolve()
+        if relative.is_absolute() or not path.is_relative_to(folder.resolve()) or not path.is_file():
+            raise NotFound(f"The result of job {record.job_id} has no file '{name}'.", hint="…/files lists them.")
+        return path
+
+    def files(self, record: JobRecord) -> list[dict[str, Any]]:
+        """The files of a result: name, bytes, media type."""
+        folder = _result(record)
+        return [
+            {
+                "name": path.relative_to(folder).as_posix(),
+                "bytes": path.stat().st_size,
+                "type": mimetypes.guess_type(path.name)[0] or "application/octet-stream",
+            }
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        ]
+
+
+_SAME_WORDS = ("first", "channel", "z", "series", "frames", "depth", "gpus", "timeout", "overlays", "exports")
+_OF_THE_SERVER = ("log", "result")
+
+
+class NotReady(SegserveError):
+    """The job has not ended yet."""
+
+    exit_code, http_status = 6, 409
+
+
+class JobFailed(SegserveError):
+    """The job has ended, without a result."""
+
+    exit_code, http_status = 4, 502
+
+
+def _result(record: JobRecord) -> Path:
+    if not record.state.final:
+        raise NotReady(f"Job {record.job_id} is {record.state}.", hint=f"GET /jobs/{record.job_id}/events says more.")
+    if record.state is not JobState.SUCCEEDED:
+        error: Mapping[str, str] = record.error
+        raise JobFailed(
+            f"Job {record.job_id} has {record.state}: {error.get('message', '')}".removesuffix(": "),
+            hint=error.get("hint", ""),
+            quote=error.get("quote", ""),
+        )
+    folder = Path(record.result)
+    if not folder.is_dir():
+        raise NotFound(f"The result of job {record.job_id} is not on this machine any more.")
+    return folder
+
+
+def parsed(fields: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of a form as those of a `JobRequest`: `parameters` is JSON, what is empty was not given.
+
+    Raises:
+        InvalidParameters: `parameters` is no JSON object.
+    """
+    values: dict[str, Any] = {name: value for name, value in fields.items() if value != ""}
+    if "parameters" in values:
+        try:
+            values["parameters"] = json.loads(values["parameters"])
+        except ValueError as error:
+            raise InvalidParameters(f"The field 'parameters' is no JSON: {error}.") from None
+    return values

@@ -1,0 +1,115 @@
+"""Whether it lives, what it can do, how it is.
+
+`/livez`, `/readyz` and `/info` have the shapes that Antenna reads; `/status`, `/executors`, `/metrics` are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+
+import segserve
+from segserve.server.desk import Desk
+
+
+class Alive(BaseModel):
+    """The process answers."""
+
+    status: bool = True
+
+
+class Ready(BaseModel):
+    """Pipelines that can be asked for; none while nobody works on the queue."""
+
+    status: list[str]
+
+
+class Info(BaseModel):
+    """What this service is (Antenna's `ProcessingServiceInfoResponse`)."""
+
+    name: str
+    description: str
+    pipelines: list[dict[str, Any]] = []
+    algorithms: list[dict[str, Any]] = []
+
+
+class Status(BaseModel):
+    """How the queue is: jobs per lane, and the slots that there are."""
+
+    version: str
+    working: bool
+    waiting: dict[str, int]
+    driven: dict[str, int]
+    slots: dict[str, int]
+    gpus: int
+
+
+class _QueueMetrics(Collector):
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def collect(self) -> list[Metric]:
+        """Read at every scrape: the journal is the truth, also after a restart."""
+        queue = self._desk.session.ctx.journal.queue
+        waiting = GaugeMetricFamily("segserve_jobs_waiting", "Jobs in the queue", labels=["lane"])
+        driven = GaugeMetricFamily("segserve_jobs_driven", "Jobs that have begun and not ended", labels=["lane"])
+        slots = GaugeMetricFamily("segserve_slots", "Jobs that may be driven at a time", labels=["lane"])
+        for lane, most in self._desk.slots.items():
+            waiting.add_metric([lane], queue.waiting().get(lane, 0))
+            driven.add_metric([lane], queue.driven().get(lane, 0))
+            slots.add_metric([lane], most)
+        return [waiting, driven, slots]
+
+
+def router(desk: Desk, registry: CollectorRegistry, working: Callable[[], bool]) -> APIRouter:
+    """The routes. `working` says whether somebody works on the queue."""
+    routes = APIRouter(tags=["service"])
+    registry.register(_QueueMetrics(desk))
+
+    @routes.get("/livez")
+    async def livez() -> Alive:
+        """The process answers."""
+        return Alive()
+
+    @routes.get("/readyz", responses={503: {"model": Ready, "description": "nobody works on the queue"}})
+    async def readyz() -> JSONResponse:
+        """Whether jobs are driven."""
+        return JSONResponse(Ready(status=[]).model_dump(), status_code=200 if working() else 503)
+
+    @routes.get("/info")
+    async def info() -> Info:
+        """What this service is."""
+        return Info(name="segserve", description=f"segserve {segserve.__version__}: any segmentation repository")
+
+    @routes.get("/status")
+    def status() -> Status:
+        """How the queue is."""
+        queue = desk.session.ctx.journal.queue
+        return Status(
+            version=segserve.__version__,
+            working=working(),
+            waiting=dict(queue.waiting()),
+            driven=dict(queue.driven()),
+            slots=dict(desk.slots),
+            gpus=desk.gpus,
+        )
+
+    @routes.get("/executors")
+    def executors() -> list[dict[str, str]]:
+        """Short names of executors, and what they stand for."""
+        return desk.session.executors()
+
+    @routes.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    async def show_metrics() -> Response:
+        """For Prometheus."""
+        return Response(await run_in_threadpool(generate_latest, registry), media_type=CONTENT_TYPE_LATEST)
+
+    return routes

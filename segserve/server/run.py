@@ -1,0 +1,133 @@
+"""`segserve serve`: uvicorn in this process, the scheduler in one beside it, started again whenever it ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import uvicorn
+
+from segserve import api, devices, process, redact
+from segserve.config import ServerSettings
+from segserve.layout import Home
+from segserve.scheduler import slots
+from segserve.server.access import check_address
+from segserve.server.app import create_app
+from segserve.server.desk import Desk
+from segserve.tracking.embedded import with_import_path
+
+_PAUSE_SECONDS = 1.0  # before a scheduler that has ended is started again
+_STOP_SECONDS = 30.0
+_GRACE_SECONDS = 10  # for requests in flight, when the server is stopped
+
+
+class Scheduler:
+    """The process that works on the queue. It ends with us, whatever ends us: its stdin does."""
+
+    def __init__(self, home: Home, config: Path | None) -> None:
+        self._home = home
+        self._variables = {**os.environ, **({"SEGSERVE_CONFIG": str(config.absolute())} if config else {})}
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._process = self._start()
+        threading.Thread(target=self._watch, name="scheduler", daemon=True).start()
+
+    @property
+    def working(self) -> bool:
+        """Whether it runs."""
+        return self._process.poll() is None
+
+    def wake(self) -> None:
+        """Say that there is something new; without this it looks twice a second."""
+        with self._lock, suppress(OSError, ValueError):  # it has ended: the next one looks at everything
+            assert self._process.stdin is not None  # noqa: S101 - it was started with a pipe
+            self._process.stdin.write(b"\n")
+            self._process.stdin.flush()
+
+    def stop(self) -> None:
+        """Let it hand its jobs over."""
+        self._stopping.set()
+        with self._lock, suppress(OSError):
+            assert self._process.stdin is not None  # noqa: S101
+            self._process.stdin.close()
+        with suppress(process.TimeoutExpired):
+            self._process.wait(_STOP_SECONDS)
+
+    def _start(self) -> process.Popen[bytes]:
+        with open(self._home.workers_log, "ab", opener=_private) as log:
+            return process.spawn(
+                [sys.executable, "-P", "-m", "segserve.scheduler"],
+                cwd=self._home.path,
+                env=with_import_path(self._variables),
+                stdin=process.PIPE,
+                stdout=log,
+                stderr=log,
+            )
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(_PAUSE_SECONDS):
+            if self._process.poll() is not None:
+                with self._lock:
+                    self._process = self._start()
+
+
+def serve(session: api.Session, settings: ServerSettings, *, started: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C. `started` gets the address when it can be called.
+
+    Raises:
+        UsageError: the address is not ours to listen on.
+    """
+    check_address(settings.host)
+    _log()
+    scheduler = Scheduler(session.ctx.home, session.config)
+    gpus = len(devices.visible())
+    desk = Desk(session, gpus, slots(session.ctx.settings.queue, gpus), scheduler.wake)
+    app = create_app(desk, settings, lambda: scheduler.working)
+    try:
+        _Server(
+            uvicorn.Config(
+                app,
+                host=settings.host,
+                port=settings.port,
+                root_path=settings.root_path,
+                log_config=None,  # ours, see `_log`
+                access_log=False,  # a query may hold a repository's URL with credentials
+                timeout_graceful_shutdown=_GRACE_SECONDS,
+                server_header=False,
+            ),
+            started,
+        ).run()
+    finally:
+        scheduler.stop()
+
+
+def _log() -> None:
+    """Warnings and defects go to stderr; no line has a secret."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(redact.LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, which says where it listens."""
+
+    def __init__(self, config: uvicorn.Config, started: Callable[[str], None]) -> None:
+        super().__init__(config)
+        self._say = started
+
+    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        """Listen, and say where."""
+        await super().startup(sockets)  # type: ignore[arg-type]
+        for server in self.servers if self.started else ():
+            host, port = server.sockets[0].getsockname()[:2]
+            self._say(f"http://{f'[{host}]' if ':' in host else host}:{port}{self.config.root_path}")
+            return
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
