@@ -78,7 +78,7 @@ def _with(*words: str) -> Callable[[Path], list[str]]:
     [
         ("InvalidRef", _with("ftp://host/x", "images"), "ftp:"),
         ("InvalidRef", _with("./nowhere", "images"), "no folder './nowhere'"),
-        ("InvalidRef", _with("cellpose", "images"), "short name"),
+        ("InvalidRef", _with("unheard-of", "images"), "short name"),
         ("UnknownEntryPoint", _with("./executor#mian", "images"), "no entry point 'mian'"),
         ("InvalidParameters", _with("./executor", "images", "-P", "sise=3"), "sise"),
         ("InvalidParameters", _with("./executor", "images", "-P", "size=abc"), "'abc' is no number"),
