@@ -56,6 +56,9 @@ def test_the_project_agrees_with_the_code() -> None:
             assert given.lower() == str(value).lower(), name
         else:
             assert float(given) == value, name
+    for name, allowed in settings.CHOICES.items():
+        for entry in ("main", "train"):
+            assert project.select(loaded, entry).parameters[name].options == allowed
     assert project.select(loaded, "train").images_parameter is None
 
 

@@ -51,9 +51,12 @@ def test_the_whole_executor_with_random_weights(here: Path, image: Path, segserv
 @pytest.mark.executors
 @pytest.mark.network
 def test_wrong_settings_and_foreign_weights_are_said(here: Path, image: Path, segserve: Command) -> None:
-    done = segserve("run", f"{REF}main", image, "-P", "model=cpsum", "-P", "precision=int4", "--gpus", "none")
+    done = segserve("run", f"{REF}main", image, "-P", "precision=int4", "-P", "tile_overlap=3", "--gpus", "none")
+    assert done.code == 2  # before anything is built
+    assert "2 problems with the parameters" in done.err
+    assert "bfloat16" in done.err
+    done = segserve("run", f"{REF}main", image, "-P", "model=cpsum", "--gpus", "none")
     assert done.code == 4
-    assert "precision is 'int4'; it can be auto, bfloat16, float32." in done.err
     assert "There is no model 'cpsum'. It can be a name (cpsam_v2, cpsam, new)" in done.err
     tiny = REPOSITORY / "executors" / "cellpose" / "models" / "tiny_cells"
     done = segserve("run", f"{REF}main", image, "-P", f"model={tiny}", "--gpus", "none")

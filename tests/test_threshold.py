@@ -18,6 +18,7 @@ import yaml
 from skimage import filters
 
 from segserve import project
+from segserve.errors import InvalidParameters
 from tests.nuclei import average_precision, nuclei
 from tests.repositories import make_repository
 
@@ -236,6 +237,10 @@ def test_both_projects_say_the_same_and_agree_with_the_code() -> None:
         assert declared[name] == value or float(declared[name] or "nan") == value
     assert declared["input_images"] is None
     assert set(declared) == {"input_images", "label", *threshold.Settings._fields}
+    for name, allowed in threshold.CHOICES.items():
+        assert project.select(own, "main").parameters[name].options == allowed
+    with pytest.raises(InvalidParameters, match="method"):  # before anything is built
+        project.check_parameters(project.select(own, "main"), {"method": "ootsu"}, images=True)
     for folder in (REPOSITORY, EXECUTOR):
         conda = yaml.safe_load((folder / "conda.yaml").read_text())
         path = conda["dependencies"][-1]["pip"][-1]
