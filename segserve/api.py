@@ -429,11 +429,16 @@ class Session:
             return {**described, **facts, "notes": [*notes, *map(str, loaded.findings)]}
 
     def check(
-        self, request: Request, *, ignore: Sequence[str] = (), probing: checking.Probing | None = None
+        self,
+        request: Request,
+        *,
+        ignore: Sequence[str] = (),
+        probing: checking.Probing | None = None,
+        anew: bool = False,
     ) -> checking.Checked:
-        """Whether the executor is a good one; see `segserve.check`. With `probing` it is run too."""
+        """Whether the executor is a good one; see `segserve.check`. With `probing` it is run, `anew` solved."""
         with self._scratch() as folder:
-            return checking.check(self.ctx, request, folder, ignore=ignore, probing=probing)
+            return checking.check(self.ctx, request, folder, ignore=ignore, probing=probing, anew=anew)
 
     def executors(self, *, algorithm_type: str = "", tags: Sequence[str] = ()) -> list[dict[str, Any]]:
         """Short names of executors: what each stands for, its description, the title in its manifest, who says so.

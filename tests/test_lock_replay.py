@@ -150,6 +150,22 @@ def test_what_is_no_lock_is_refused(tmp_path: Path, text: str) -> None:
         lock.read(tmp_path / "segserve.lock")
 
 
+@pytest.mark.network
+def test_rot_says_what_changed_since_the_lock(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = locked(tmp_path / "good")
+    assert main(["check", str(folder), "--rot", "--json"]) == 0
+    (finding,) = json.loads(capsys.readouterr().out)["findings"]
+    assert finding["rule"] == "solves-differently"
+    assert "click 8.1.7 → 8." in finding["message"]
+    assert "numpy – → 2.1.0" in finding["message"]
+    (folder / "segserve.lock").unlink()
+    (folder / "python_env.yaml").write_text(GOOD["python_env.yaml"] + "  - surely-never-published-anywhere==1\n")
+    assert main(["check", str(folder), "--rot"]) == 7
+    out = capsys.readouterr().out
+    assert "error[cannot-be-solved]" in out
+    assert "surely-never-published-anywhere" in out
+
+
 def test_other_peoples_repositories_are_locked_into_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_repository(tmp_path / "good", GOOD)
     assert main(["lock", f"{tmp_path / 'good'}@main"]) == 2

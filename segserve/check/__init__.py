@@ -12,6 +12,7 @@ from pathlib import Path
 from segserve import manifest
 from segserve.check.probes.rules import RULES as PROBE_RULES
 from segserve.check.repository import Repository
+from segserve.check.rot import RULES as ROT_RULES
 from segserve.check.rules import FAMILIES
 from segserve.errors import UsageError, did_you_mean
 from segserve.findings import Finding, Rule, Severity
@@ -25,7 +26,7 @@ UNKNOWN_IGNORE = Rule(
 STATIC: Mapping[str, Rule] = {
     rule.name: rule for rule in (*(rule for family in FAMILIES.values() for rule in family.RULES), UNKNOWN_IGNORE)
 }
-RULES: Mapping[str, Rule] = {**STATIC, **{rule.name: rule for rule in PROBE_RULES}}
+RULES: Mapping[str, Rule] = {**STATIC, **{rule.name: rule for rule in (*PROBE_RULES, *ROT_RULES)}}
 _ORDER = {severity: number for number, severity in enumerate(Severity)}
 
 

@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from segserve import dialects
-from segserve.check import Report, examine, known_rules, split
+from segserve.check import Report, examine, known_rules, rot, split
 from segserve.check.probes.course import Probed, run_probes
 from segserve.check.repository import Repository
 from segserve.check.rules import dependencies, mlproject
 from segserve.check.rules.files import ESCAPING
 from segserve.errors import InvalidProject
-from segserve.findings import Finding
+from segserve.findings import Finding, Place
 from segserve.pipeline import Context, Request
 
 # With one of these nothing can be run at all: there is no project, or no environment to be read.
@@ -50,9 +50,17 @@ class Probing:
 
 
 def check(
-    ctx: Context, request: Request, scratch: Path, *, ignore: Collection[str] = (), probing: Probing | None = None
+    ctx: Context,
+    request: Request,
+    scratch: Path,
+    *,
+    ignore: Collection[str] = (),
+    probing: Probing | None = None,
+    anew: bool = False,
 ) -> Checked:
     """Check what `request.ref` names, in a checkout below `scratch`; with `probing`, run it too.
+
+    `anew` solves the environment without its lock and says what has changed.
 
     Raises:
         UsageError: `ignore` names a rule that does not exist.
@@ -75,14 +83,19 @@ def check(
         report = Report((ESCAPING.at(refusal.message),))
     probed: list[Probed] = []
     found = [*report.findings, *report.ignored]
-    if probing is not None and not any(finding.rule in _PREVENTING for finding in found):
+    able = not any(finding.rule in _PREVENTING for finding in found)
+    if able and (anew or probing is not None):
         project = dialects.load(checkout / pin.subdir)
+        path = Repository(project.folder).project_file
+        found += rot.find(project, request.build, Place(path, 1, 1)) if anew else []
+        report = split(found, {*ignore, *project.manifest.check.ignore})
+    if able and probing is not None:
         more, probed = run_probes(
             ctx,
             request,
             project,
             scratch,
-            path=Repository(project.folder).project_file,
+            path=path,
             probes=probing.probes,
             only=probing.entry,
             budget_s=probing.budget_s,

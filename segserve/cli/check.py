@@ -21,6 +21,7 @@ FORMATS = ("text", "json", "junit", "sarif", "github")
 @click.option("--run", "run_it", is_flag=True, help="Also build the environment and run the executor on small images.")
 @click.option("--probes", type=click.Choice(["quick", "full"]), default="quick", show_default=True, help="With --run.")
 @click.option("--budget", type=click.FloatRange(min=0), metavar="SECONDS", help="Begin no probe after this long.")
+@click.option("--rot", is_flag=True, help="Also solve the environment anew, without its lock, and say what changed.")
 @click.option("--format", "style", type=click.Choice(FORMATS), default="text", show_default=True)
 @click.option("--report", "reports", multiple=True, metavar="FORMAT=FILE", help="Also write this file (repeatable).")
 @click.option("--badge", type=click.Path(path_type=Path), help="Write an SVG badge to this file.")
@@ -44,6 +45,7 @@ def check_command(
     run_it: bool,
     probes: str,
     budget: float | None,
+    rot: bool,
     style: str,
     reports: tuple[str, ...],
     badge: Path | None,
@@ -74,7 +76,7 @@ def check_command(
         request = session.request(ref, (), **chosen)
         only = chosen["entry"] or (request.ref.entry if request.ref.entry != DEFAULT_ENTRY else None)
         probing = checking.Probing(probes, only, budget) if run_it else None
-        checked = session.check(request, ignore=ignore, probing=probing)
+        checked = session.check(request, ignore=ignore, probing=probing, anew=rot)
     threshold = Severity.ERROR if fail_on == "never" else Severity(fail_on)
     click.echo(_rendered(checked, style, threshold))
     for form, path in files:

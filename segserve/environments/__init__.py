@@ -24,6 +24,7 @@ from segserve.environments import conda, docker, local, pip, uv
 from segserve.environments.base import FREE_SPACE, Builder, BuildOptions, Report, build_failed
 from segserve.environments.indexes import host_settings
 from segserve.environments.locked import declaration, with_hashes
+from segserve.environments.uv import SEEDS, solve
 from segserve.errors import (
     DiskFull,
     InvalidParameters,
@@ -39,6 +40,7 @@ from segserve.project import Project
 
 __all__ = [
     "BUILDERS",
+    "SEEDS",
     "BuildOptions",
     "BuiltEnvironment",
     "built",
@@ -48,6 +50,7 @@ __all__ = [
     "is_built",
     "prepare",
     "remove",
+    "solve",
     "with_hashes",
 ]
 
