@@ -10,7 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 _NOT_NEEDED = {
@@ -36,21 +36,21 @@ def engine_answers() -> bool:
     return done.returncode == 0
 
 
-def base_image(folder: Path) -> str:
-    """Import the image (once per engine and version of this file) and return its name; `folder` is scratch."""
-    version = hashlib.sha256(Path(__file__).read_bytes() + sys.version.encode()).hexdigest()[:12]
+def base_image(folder: Path, packages: Sequence[str] = _PACKAGES) -> str:
+    """Import the image (once per engine, packages and version of this file); returns its name. `folder` is scratch."""
+    version = hashlib.sha256(Path(__file__).read_bytes() + repr((sys.version, *packages)).encode()).hexdigest()[:12]
     image = f"segserve-test-base:{version}"
     if subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=False).returncode == 0:
         return image
-    packages = folder / "packages"
+    installed = folder / "packages"
     uv = [str(Path(sys.executable).parent / "uv"), "pip", "install", "--quiet", "--compile-bytecode"]
-    subprocess.run([*uv, "--python", sys.executable, "--target", str(packages), *_PACKAGES], check=True)
+    subprocess.run([*uv, "--python", sys.executable, "--target", str(installed), *packages], check=True)
     changes = ["ENV PATH=/usr/local/bin:/usr/bin:/bin", "ENV LD_LIBRARY_PATH=/usr/lib", "ENV LANG=C.UTF-8"]
     words = ["docker", "import", *(word for change in changes for word in ("-c", change)), "-", image]
     importer = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     assert importer.stdin is not None
     with tarfile.open(fileobj=importer.stdin, mode="w|") as archive:
-        _add_everything(archive, packages)
+        _add_everything(archive, installed)
     importer.stdin.close()
     assert importer.wait() == 0
     return image

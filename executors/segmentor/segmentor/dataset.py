@@ -5,6 +5,7 @@ names of the classes and, for every image, the class (1 … K) of each object, t
 """
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,6 +73,11 @@ def load(folder: Path) -> Dataset:
             if not path.is_file():
                 raise DatasetError(f"{path} is missing; {FILE} names it")
     return Dataset(classes, parts)
+
+
+def metric_name(label: str) -> str:
+    """A class as part of the name of a metric: MLflow takes only some characters there."""
+    return re.sub(r"[^A-Za-z0-9_. -]", "_", label)
 
 
 def write_sample(folder: Path, part: str, name: str, image: np.ndarray, annotation: Annotation) -> None:

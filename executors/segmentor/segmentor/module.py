@@ -11,6 +11,8 @@ from torch.nn import functional
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardIndex
 
+from segmentor.dataset import metric_name
+
 # What `_target_` may name: a configuration comes out of a checkpoint as well, which somebody else may have made.
 _TRUSTED = ("monai.networks.nets.", "monai.losses.", "segmentation_models_pytorch.")
 
@@ -62,7 +64,7 @@ class Segmenter(pl.LightningModule):
         for name, values in self.scores.compute().items():
             self.log(name, values[1:].mean(), prog_bar=True)
             for label, value in zip(self.hparams.classes, values[1:], strict=True):
-                self.log(f"{name}/{label}", value)
+                self.log(f"{name}/{metric_name(label)}", value)
         self.scores.reset()
 
     def configure_optimizers(self) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """What the network is shown: a grid of augmented crops with the objects that it has to find."""
 
+from typing import Any
+
 import cv2
 import numpy as np
-import torch
 
 # Colours of classes 1, 2, … as RGB (Okabe and Ito, readable for all).
 PALETTE = np.array(
@@ -10,7 +11,7 @@ PALETTE = np.array(
 )
 
 
-def grid(crops: list[dict[str, torch.Tensor]], columns: int = 4) -> np.ndarray:
+def grid(crops: list[dict[str, Any]], columns: int = 4) -> np.ndarray:
     """(rows, columns, 3) uint8 RGB: image with outlines of classes, and beside it the distance, of every crop."""
     cells = [_cell(crop) for crop in crops]
     cells += [np.zeros_like(cells[0])] * (-len(cells) % columns)
@@ -38,8 +39,8 @@ def colour_of(number: int) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _cell(crop: dict[str, torch.Tensor]) -> np.ndarray:
-    classes = crop["classes"][0].numpy()
+def _cell(crop: dict[str, Any]) -> np.ndarray:
+    classes = np.asarray(crop["classes"])[0]
     masks = [(classes == number, colour_of(number)) for number in range(1, int(classes.max()) + 1)]
-    left = outlined(to_rgb(crop["image"].numpy()), masks)
-    return np.pad(np.hstack([left, to_rgb(crop["distance"].numpy())]), [(2, 2), (2, 2), (0, 0)])
+    left = outlined(to_rgb(np.asarray(crop["image"])), masks)
+    return np.pad(np.hstack([left, to_rgb(np.asarray(crop["distance"]))]), [(2, 2), (2, 2), (0, 0)])
