@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -370,3 +371,15 @@ def test_the_project_is_sound() -> None:
     found = manifest.load(EXECUTOR, REPOSITORY)
     assert found.found
     assert not found.findings
+
+
+@pytest.mark.parametrize("page", ["docs/segmentor.md", "executors/segmentor/README.md"])
+def test_the_documented_commands_fit_the_project(page: str) -> None:
+    """What they do is shown by tests/test_segmentor_executor.py; names of parameters are checked here."""
+    text = (REPOSITORY / page).read_text(encoding="utf-8").replace("\\\n", " ")
+    loaded = project.load(EXECUTOR)
+    shown = re.findall(r"segserve run \.#executors/segmentor:(\w+)([^\n]*)", text)
+    assert {entry for entry, _ in shown} >= {"prepare", "train", "main"}
+    for entry, words in shown:
+        parameters = project.select(loaded, entry).parameters
+        assert set(re.findall(r"-P (\w+)=", words)) <= set(parameters), words

@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import logging
+import pickle
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,7 +64,7 @@ def export(model: Path, target: Path, *, tolerance: float = 1e-3, data: Path | N
     checkpoint = model / CHECKPOINT if model.is_dir() else model
     if not checkpoint.is_file():
         raise ExportError(f"{checkpoint} is not there: give a checkpoint or the folder of a training")
-    segmenter = Segmenter.load_from_checkpoint(checkpoint, map_location="cpu").eval()
+    segmenter = load(checkpoint)
     processing = segmenter.config.processing
     facts = {"network": segmenter.config.model.network["_target_"], "parameters": _count(segmenter.network)}
     about = Metadata(
@@ -82,6 +83,18 @@ def export(model: Path, target: Path, *, tolerance: float = 1e-3, data: Path | N
         file.unlink()
         raise ExportError(f"the ONNX file differs by {worst:.2g} from the network, more than {tolerance:g}")
     return report
+
+
+def load(checkpoint: Path) -> Segmenter:
+    """The network in a checkpoint, ready to predict. Nothing in it is executed (`weights_only`).
+
+    Raises:
+        ExportError: it is no checkpoint of ours.
+    """
+    try:
+        return Segmenter.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True).eval()
+    except (pickle.UnpicklingError, EOFError, KeyError, RuntimeError, TypeError) as error:
+        raise ExportError(f"{checkpoint} is no checkpoint of this executor: {str(error).partition(chr(10))[0]}") from None
 
 
 def write(network: torch.nn.Module, about: Metadata, file: Path) -> None:

@@ -30,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         paths, results = images.paths(options.input_images), []
         for number, path in enumerate(paths, 1):
             start = time.perf_counter()
-            found = model.segment(images.read(path), settings, overlap=options.overlap, batch=options.batch)
+            image = images.read(path)
+            found = model.segment(image, settings, overlap=options.overlap, batch=options.batch, scale=options.scale)
             names = [model.metadata.classes[index - 1] for index in found.classes]
             results.append(output.objects(found.labels, found.scores.round(4), names))
             print(f"{number}/{len(paths)} {len(names)} objects in {time.perf_counter() - start:.2f} s", flush=True)
@@ -47,11 +48,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--batch", type=int, default=4, help="tiles at once")
     parser.add_argument("--overlap", type=_share, default=0.25, help="of neighbouring tiles")
+    parser.add_argument("--scale", type=_scale, default=1, help="resize images by it for the network")
     parser.add_argument("--threshold", type=float, default=default.threshold)
     parser.add_argument("--seed", type=float, default=default.seed)
     parser.add_argument("--min-area", type=float, default=default.min_area)
     parser.add_argument("--info", action="store_true", help="write who we are instead")
     return parser.parse_args(arguments)
+
+
+def _scale(text: str) -> float:
+    value = float(text)
+    if not 0.01 <= value <= 16:
+        raise argparse.ArgumentTypeError("0.01 to 16")
+    return value
 
 
 def _share(text: str) -> float:

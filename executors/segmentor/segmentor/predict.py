@@ -1,9 +1,13 @@
 """The exported network on whole images: tiles that overlap, blended, then separated into objects. Needs no torch."""
 
+import os
 from itertools import product
 from pathlib import Path
 
+import cv2
 import numpy as np
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime looks when it is imported
 import onnxruntime
 
 from segmentor import metadata
@@ -43,11 +47,30 @@ class Model:
             raise ModelError(f"{file}: {error}") from None
 
     def segment(
-        self, image: np.ndarray, settings: Settings = DEFAULTS, *, overlap: float = 0.25, batch: int = 4
+        self,
+        image: np.ndarray,
+        settings: Settings = DEFAULTS,
+        *,
+        overlap: float = 0.25,
+        batch: int = 4,
+        scale: float = 1,
     ) -> Objects:
-        """The objects of an image: (rows, columns) or (rows, columns, 3 or 4) as RGB(A)."""
-        probabilities, distance = self.maps(image, overlap=overlap, batch=batch)
-        return separate(probabilities, distance, settings)
+        """The objects of an image: (rows, columns) or (rows, columns, 3 or 4) as RGB(A).
+
+        scale: the image is resized by it for the network, so that objects have the size that it knows. Labels have the
+        size of the image; `settings.min_area` counts its pixels.
+        """
+        shape = image.shape[:2]
+        if scale != 1:
+            image = cv2.resize(
+                image, scaled(shape, scale), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+            )
+            settings = settings._replace(min_area=settings.min_area * scale**2)
+        found = separate(*self.maps(image, overlap=overlap, batch=batch), settings)
+        if scale == 1:
+            return found
+        labels = cv2.resize(found.labels, shape[::-1], interpolation=cv2.INTER_NEAREST)
+        return found._replace(labels=labels)
 
     def maps(self, image: np.ndarray, *, overlap: float = 0.25, batch: int = 4) -> tuple[np.ndarray, np.ndarray]:
         """Class probabilities (1 + K, rows, columns) and distance (rows, columns), both float32."""
@@ -74,6 +97,12 @@ class Model:
         """The network itself: (n, channels, rows, columns) → (n, 1 + K + 1, rows, columns), the distance last."""
         (result,) = self.session.run(None, {"image": np.ascontiguousarray(tiles, np.float32)})
         return result
+
+
+def scaled(shape: tuple[int, ...], scale: float) -> tuple[int, int]:
+    """Width and height, at least 1, of rows and columns times `scale`."""
+    rows, columns = (max(1, round(length * scale)) for length in shape)
+    return columns, rows
 
 
 def providers(device: str) -> list[str]:

@@ -33,6 +33,8 @@ _NOTHING = "/dev/null"  # MLflow has no empty paths
 def main(config: DictConfig) -> None:
     """One training: data in, `model/` with best.ckpt, last.ckpt and model.onnx out."""
     pl.seed_everything(config.seed, workers=True, verbose=False)
+    if config.training.threads:
+        torch.set_num_threads(config.training.threads)
     folder = Path(HydraConfig.get().runtime.output_dir)
     data = dataset.load(Path(config.data))
     config.outputs = len(data.classes) + 2
@@ -59,7 +61,7 @@ def main(config: DictConfig) -> None:
         enable_model_summary=False,
     )
     tracker.log_hyperparams({"config": OmegaConf.to_container(config, resolve=True)})
-    trainer.fit(segmenter, module, ckpt_path=_checkpoint(config.resume, config.training.epochs))
+    trainer.fit(segmenter, module, ckpt_path=_checkpoint(config.resume, config.training.epochs), weights_only=True)
     _finish(folder, data, config, tracker)
     print(f"best val/iou {float(best.best_model_score):.4f} · {trainer.current_epoch} epochs · {folder / 'model'}")
 
