@@ -94,7 +94,8 @@ def load(checkpoint: Path) -> Segmenter:
     try:
         return Segmenter.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True).eval()
     except (pickle.UnpicklingError, EOFError, KeyError, RuntimeError, TypeError) as error:
-        raise ExportError(f"{checkpoint} is no checkpoint of this executor: {str(error).partition(chr(10))[0]}") from None
+        reason = str(error).partition("\n")[0]
+        raise ExportError(f"{checkpoint} is no checkpoint of this executor: {reason}") from None
 
 
 def write(network: torch.nn.Module, about: Metadata, file: Path) -> None:
