@@ -190,6 +190,22 @@ def test_pages_of_others_may_not_call(service: Service, folder: Path) -> None:
     assert service.http.get("/jobs", headers=own).status_code == 200
 
 
+def test_credentials_in_an_address_are_nowhere(service: Service, folder: Path) -> None:
+    """As the CI of executors sends them. Nobody answers there: what is tried three times leaves most behind."""
+    secret = "c4n4ry-of-the-queue"
+    repo = f"https://somebody:{secret}@127.0.0.1:9/group/executor"
+    answer = service.http.post("/image-prediction/", params={"repo": repo}, files={"file": ("a.png", png())})
+    assert answer.status_code == 502, answer.text
+    job = service.http.get("/jobs", params={"limit": 1}).json()[0]["job"]
+    shown = service.http.get(f"/jobs/{job}")
+    assert (shown.json()["state"], shown.json()["attempt"]) == ("failed", 3)
+    texts = [answer.text, shown.text, service.http.get("/metrics").text, "".join(service.said)]
+    texts += [service.http.get(f"/jobs/{job}/events").text]
+    assert all(secret not in text for text in texts)
+    for path in (path for path in (folder / "home").rglob("*") if path.is_file()):
+        assert secret.encode() not in path.read_bytes(), path
+
+
 def test_health_in_the_shapes_of_antenna(service: Service) -> None:
     assert service.http.get("/livez").json() == {"status": True}
     ready = service.http.get("/readyz")
@@ -308,6 +324,20 @@ def test_come_back_later(tmp_path: Path) -> None:
         again = service.http.post("/batch-image-prediction/", params=params, files=sent)
         assert again.status_code in (200, 503)
         assert len(service.http.get("/jobs").json()) == 2
+
+
+def test_the_next_server_collects_what_ran_on(tmp_path: Path) -> None:
+    make_shell_executor(tmp_path / "executor")
+    with Service(tmp_path / "home", tmp_path) as first:
+        job = submit(first, tmp_path, parameters='{"nap": 8}').json()["job"]
+        while first.http.get(f"/jobs/{job}").json()["state"] != "running":
+            time.sleep(0.1)
+        first.process.terminate()
+        assert first.process.wait(60) == 0
+        with Service(tmp_path / "home", tmp_path) as second:
+            done = second.wait(job)
+            assert (done["state"], done["attempt"]) == ("succeeded", 1)
+            assert second.http.get(f"/jobs/{job}/result").status_code == 200
 
 
 def test_other_addresses_are_refused(tmp_path: Path) -> None:

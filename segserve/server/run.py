@@ -77,7 +77,7 @@ class Scheduler:
 
 
 def serve(session: api.Session, settings: ServerSettings, *, started: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or Ctrl-C. `started` gets the address when it can be called.
+    """Serve until SIGTERM or Ctrl-C, which is no failure. `started` gets the address when it can be called.
 
     Raises:
         UsageError: the address is not ours to listen on.
@@ -89,7 +89,7 @@ def serve(session: api.Session, settings: ServerSettings, *, started: Callable[[
     desk = Desk(session, gpus, slots(session.ctx.settings.queue, gpus), scheduler.wake)
     app = create_app(desk, settings, lambda: scheduler.working)
     try:
-        _Server(
+        server = _Server(
             uvicorn.Config(
                 app,
                 host=settings.host,
@@ -101,7 +101,9 @@ def serve(session: api.Session, settings: ServerSettings, *, started: Callable[[
                 server_header=False,
             ),
             started,
-        ).run()
+        )
+        with suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has ended
+            server.run()
     finally:
         scheduler.stop()
 
