@@ -105,13 +105,14 @@ def test_a_password_in_a_wrong_command_is_not_repeated(segserve: Command) -> Non
 
 @pytest.mark.usefixtures("here")
 def test_a_plain_word_is_a_short_name_that_nobody_registered(segserve: Command) -> None:
-    done = segserve("run", "cellpose", "images", "--json")
+    done = segserve("run", "zebrafish", "images", "--json")
     assert done.code == 2
     assert done.document["error"]["code"] == "InvalidRef"
-    assert "short name 'cellpose'" in done.err
+    assert "short name 'zebrafish'" in done.err
     assert "https://" in done.err
-    Path("cellpose").mkdir()
-    assert "write ./cellpose" in segserve("run", "cellpose").err
+    assert "Did you mean 'cellpose'?" in segserve("run", "celpose").err
+    Path("zebrafish").mkdir()
+    assert "write ./zebrafish" in segserve("run", "zebrafish").err
 
 
 def test_version(segserve: Command) -> None:
