@@ -230,7 +230,10 @@ def test_check_importable_really_checks(tmp_path: Path) -> None:
     """`late.py` is only imported by a function of Runner.py, so that the run itself would not have noticed."""
     folder = write_module(tmp_path / "module", settings="check_importable = true")
     (folder / "parts").mkdir()
+    (folder / "parts" / "__init__.py").write_text("")
     (folder / "parts" / "late.py").write_text("import surely_not_installed\n")
+    (folder / "tests").mkdir()
+    (folder / "tests" / "test_late.py").write_text("import pytest\n")  # is no part of the module
     make_repository(folder, {})
     with pytest.raises(ExecutorFailed) as caught:
         segserve.run(str(folder), EXAMPLES / "coins.png")

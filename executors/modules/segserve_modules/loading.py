@@ -14,13 +14,14 @@ from segserve_modules.session import ModuleError, Session
 
 # The module's folder is a package of this name, so that `from .part import name` works beside `from part import name`.
 PACKAGE = "segserve_module"
-_SKIPPED = ("__pycache__", ".segserve", ".git")
+_SKIPPED = ("__pycache__", ".segserve", ".git", "tests")
+_NO_PART = ("__main__.py", "conftest.py", "setup.py", "Runner.py")
 
 
 def import_runner(folder: Path, kind: str, *, everything: bool) -> Type[runners.BaseRunner]:
     """The class `Runner` of the module in `folder`, whose algorithm type is `kind`.
 
-    everything: every other Python file of the module is imported too (`check_importable`).
+    everything: its other Python files are imported too (`check_importable`), but for tests.
 
     Raises:
         ModuleError: an import fails, or the class is not what its type asks for.
@@ -38,9 +39,14 @@ def import_runner(folder: Path, kind: str, *, everything: bool) -> Type[runners.
 
 
 def _files(folder: Path) -> Iterator[Path]:
+    """The module's own Python files: beside Runner.py, and in packages (folders with `__init__.py`); no tests."""
     for path in sorted(folder.rglob("*.py")):
         inner = path.relative_to(folder).parts
-        if path.name != "__main__.py" and path.parent != folder and not any(part in _SKIPPED for part in inner):
+        if path.name in _NO_PART or any(part in _SKIPPED for part in inner) or path.name.startswith("test_"):
+            continue
+        if path.parent == folder and path.name == "__init__.py":
+            continue
+        if all((parent / "__init__.py").is_file() for parent in path.parents if folder in parent.parents):
             yield path
 
 
