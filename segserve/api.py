@@ -162,7 +162,7 @@ def new(folder: str | Path, *, template: str = "threshold", env: str = "uv") -> 
     Raises:
         UsageError: no such template or kind of environment, no name, or the folder is in use.
     """
-    for word, known in ((template, scaffold.METHODS), (env, scaffold.ENVIRONMENTS)):
+    for word, known in ((template, {**scaffold.METHODS, **scaffold.MODULES}), (env, scaffold.ENVIRONMENTS)):
         if word not in known:
             raise UsageError(f"There is no '{word}'.", hint=did_you_mean(word, known))
     return scaffold.create(Path(folder), template=template, env=env)

@@ -25,6 +25,11 @@ METHODS: Mapping[str, tuple[str, tuple[str, ...]]] = {  # name → (what it does
     "onnx": ("Finds bright objects with a small ONNX network.", ("onnx>=1.15", "onnxruntime>=1.16")),
     "cellpose": ("Finds cells with Cellpose 3.", ("cellpose>=3,<4",)),
 }
+MODULES: Mapping[str, str] = {  # algorithm modules, which have no MLProject: name → what it does
+    "compox-segmentation": "Finds bright or dark objects by a threshold.",
+    "compox-denoising": "Removes noise by non-local means.",
+    "compox-registration": "Finds the shift between neighbouring images by phase correlation.",
+}
 ENVIRONMENTS: Mapping[str, tuple[str, str]] = {  # name → (line of the MLProject, file)
     "uv": ("python_env: python_env.yaml", "python_env.yaml"),
     "conda": ("conda_env: conda.yaml", "conda.yaml"),
@@ -50,7 +55,7 @@ def create(folder: Path, *, template: str = "threshold", env: str = "uv") -> Pat
     The last part of the path is the executor's name.
 
     Raises:
-        UsageError: the name cannot be one, or the folder is in use or cannot be written.
+        UsageError: the name cannot be one, or the folder is in use or cannot be written; `env` for a module.
         BackendError: git refuses to commit.
     """
     folder = folder.absolute()
@@ -58,14 +63,22 @@ def create(folder: Path, *, template: str = "threshold", env: str = "uv") -> Pat
         raise UsageError(
             f"'{folder.name}' cannot be the name of an executor.", hint="A letter, then letters, digits, - and _."
         )
+    if template in MODULES and env != "uv":
+        raise UsageError(
+            f"{template} has no --env: a module's environment is in its pyproject.toml.", hint="Leave --env out."
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"'{folder}' exists already.", hint="Choose another name, or an empty folder.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         author = _author(folder)
-        _render(folder, _answers(folder.name, template, env, author), ("common", template, f"env-{env}"))
-        kit.write_wheel(folder / "wheels")
-        _write_example(folder / "example")
+        answers = _answers(folder.name, template, env, author)
+        if template in MODULES:
+            _render(folder, answers, ("every", "module", template))
+        else:
+            _render(folder, answers, ("every", "common", template, f"env-{env}"))
+            kit.write_wheel(folder / "wheels")
+        _write_example(folder / "example", pair=template == "compox-registration")
         (folder / "ci.sh").chmod(0o755)
     except OSError as error:
         raise UsageError(f"'{folder}' cannot be written: {error.strerror}.") from None
@@ -76,7 +89,7 @@ def create(folder: Path, *, template: str = "threshold", env: str = "uv") -> Pat
 def _answers(name: str, template: str, env: str, author: Author) -> dict[str, Any]:
     words = re.split(r"[-_]+", name)
     line, file = ENVIRONMENTS[env]
-    about, needs = METHODS[template]
+    about, needs = (MODULES[template], ()) if template in MODULES else METHODS[template]
     image = f"{name.lower()}:1"
     return {
         "dot": ".",
@@ -106,14 +119,18 @@ def _render(folder: Path, answers: Mapping[str, Any], layers: tuple[str, ...]) -
         copier.run_copy(str(_TEMPLATES), folder, data=data, defaults=True, quiet=True, overwrite=True, unsafe=False)
 
 
-def _write_example(folder: Path) -> None:
-    """A small image with bright discs on dark, slightly noisy ground: the same every time."""
+def _write_example(folder: Path, *, pair: bool) -> None:
+    """A small image with bright discs on dark, slightly noisy ground: the same every time. A pair: it, and it moved."""
     image = np.random.default_rng(0).normal(30, 3, (140, 140)).astype(np.float32)
     for x, y, radius in _OBJECTS:
         cv2.circle(image, (x, y), radius, 180.0, -1, cv2.LINE_AA)
     image = cv2.GaussianBlur(image, (0, 0), 1)
+    pixels = np.clip(image, 0, 255).astype(np.uint8)
     folder.mkdir()
-    cv2.imwrite(str(folder / "discs.png"), np.clip(image, 0, 255).astype(np.uint8))
+    cv2.imwrite(str(folder / "discs.png"), pixels)
+    if pair:
+        moved = cv2.warpAffine(pixels, np.array([[1.0, 0, 6], [0, 1, -4]]), pixels.shape[::-1], borderValue=30)
+        cv2.imwrite(str(folder / "discs-moved.png"), moved)
 
 
 def _author(folder: Path) -> Author:

@@ -162,8 +162,8 @@ def test_everything_of_this_ships_with_segserve(tmp_path: Path) -> None:
         *(path for path in (source / "templates").rglob("*") if path.is_file()),
         source / "registry" / "shipped.toml",
     ]
-    data += (ROOT / "executors" / "sdk" / "segserve_sdk").glob("*.txt")
+    data += (ROOT / "executors").glob("*/segserve_*/requirements.txt")
     assert len(data) > 20
     for path in data:
-        name = path.relative_to(ROOT).as_posix().removeprefix("executors/sdk/")
+        name = re.sub("^executors/(sdk|modules)/", "", path.relative_to(ROOT).as_posix())
         assert name in names

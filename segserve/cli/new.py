@@ -9,18 +9,24 @@ import click
 from segserve import api
 from segserve.cli import options, render
 
+TEMPLATES = (
+    *("threshold", "torch", "onnx", "cellpose"),
+    *("compox-segmentation", "compox-denoising", "compox-registration"),
+)
+
 
 @click.command("new")
 @click.argument("folder", type=click.Path(path_type=Path), metavar="NAME")
-@click.option("--template", type=click.Choice(["threshold", "torch", "onnx", "cellpose"]), default="threshold",
-              show_default=True, help="What the method begins as.")  # fmt: skip
+@click.option("--template", type=click.Choice(TEMPLATES), default="threshold", show_default=True,
+              help="What the method begins as.")  # fmt: skip
 @click.option("--env", type=click.Choice(["uv", "conda", "docker"]), default="uv", show_default=True,
               help="How its environment is described.")  # fmt: skip
 @options.JSON
 def new_command(folder: Path, template: str, env: str, as_json: bool) -> None:
     """Write a repository with an executor that runs as it stands into the folder NAME.
 
-    MLProject, environment, main.py, manifest, tests, licence, CI for GitHub and GitLab. Nothing is downloaded.
+    MLProject, environment, main.py, manifest, tests, licence, CI for GitHub and GitLab. Nothing is downloaded. The
+    compox templates are algorithm modules: Runner.py and pyproject.toml instead of MLProject and main.py.
     """
     made = api.new(folder, template=template, env=env)
     if as_json:

@@ -1,0 +1,70 @@
+"""`segserve new` for algorithm modules: what it writes is right as it stands, and passes its own CI."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from segserve import api, dialects, scaffold
+from segserve.cli import main
+from segserve.cli.new import TEMPLATES
+from tests.repositories import git
+
+TYPES = {
+    "compox-segmentation": "Image2Segmentation",
+    "compox-denoising": "Image2Image",
+    "compox-registration": "Image2Alignment",
+}
+
+
+@pytest.mark.parametrize("template", scaffold.MODULES)
+def test_what_it_writes_is_right(template: str, tmp_path: Path) -> None:
+    made = api.new(tmp_path / "My-module_2", template=template)
+    assert git(made, "status", "--porcelain") == ""
+    for name in git(made, "ls-files").splitlines():
+        if not name.endswith(".png"):
+            assert not re.search(r"\{\{|\{%|[ \t]$", (made / name).read_text(), re.MULTILINE), name
+    assert main(["check", str(made), "--fail-on", "warning"]) == 0
+    loaded = dialects.load(made)
+    assert loaded.findings == ()
+    assert loaded.module["algorithm_type"] == TYPES[template]
+    assert not (made / "wheels").exists()
+
+
+def test_the_command_offers_every_template(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(TEMPLATES) == {*scaffold.METHODS, *scaffold.MODULES}
+    assert main(["new", str(tmp_path / "x"), "--template", "compox-denoising", "--env", "docker"]) == 2
+    assert "pyproject.toml" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.fixture(scope="module")
+def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """All templates ask for the same environment, which is built once."""
+    home = tmp_path_factory.mktemp("home")
+    yield home
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEGSERVE_HOME", str(home))
+        with api.session() as session:
+            session.stop_ui()
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("template", scaffold.MODULES)
+def test_an_untouched_template_passes_its_own_ci(template: str, tmp_path: Path, shared_home: Path) -> None:
+    made = api.new(tmp_path / "module", template=template)
+    environment = {
+        **os.environ,
+        "SEGSERVE_HOME": str(shared_home),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    done = subprocess.run(["./ci.sh"], cwd=made, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+    assert git(made, "status", "--porcelain") == ""
