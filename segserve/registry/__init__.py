@@ -78,7 +78,8 @@ def check(name: str, ref: str) -> ExecutorRef:
 
 def _unknown(name: str, names: Mapping[str, Registered]) -> InvalidRef:
     close = did_you_mean(name, names)
-    hint = close if close.startswith(_CLOSE) else "`segserve executors list` shows what there is; or name a URL (https://…, ssh://…) or a folder."
+    others = "`segserve executors list` shows what there is; or name a URL (https://…, ssh://…) or a folder."
+    hint = close if close.startswith(_CLOSE) else others
     if Path(name).is_dir():
         hint = f"For the folder, write ./{name}."
     return InvalidRef(f"No executor is registered under the short name '{name}'.", hint=hint)
