@@ -71,7 +71,10 @@ def test_no_page_is_left_of_a_rule_that_is_gone() -> None:
     assert {path.stem for path in (ROOT / "docs" / "rules").glob("*.md")} == {*check.RULES, "README"}
 
 
-@pytest.mark.parametrize("executor", [".", "executors/threshold"])
+EXECUTORS = sorted(path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "executors").glob("*/MLProject"))
+
+
+@pytest.mark.parametrize("executor", [".", *EXECUTORS])
 def test_our_own_executors_pass_clean(tmp_path: Path, executor: str) -> None:
     assert main(["check", f"{ROOT}#{executor}" if executor != "." else str(ROOT), "--fail-on", "warning"]) == 0
 
@@ -88,3 +91,20 @@ def test_a_lower_bound_is_no_old_cuda_build(tmp_path: Path) -> None:
         old = found(make(tmp_path / line, {"python_env.yaml": env.replace("torch>=1.7.0", line)}))
         assert [finding.rule for finding in old] == ["old-cuda"]
     assert found(make(tmp_path / "cu121", {"python_env.yaml": env.replace("torch>=1.7.0", "torch==2.3.0+cu121")})) == ()
+
+
+@pytest.mark.parametrize(
+    ("template", "env"),
+    [
+        ("threshold", "uv"),
+        ("threshold", "conda"),
+        ("threshold", "docker"),
+        ("torch", "uv"),
+        ("onnx", "uv"),
+        ("cellpose", "uv"),
+    ],
+)
+def test_what_segserve_new_writes_passes_clean(tmp_path: Path, template: str, env: str) -> None:
+    folder = tmp_path / "fresh"
+    assert main(["new", str(folder), "--template", template, "--env", env]) == 0
+    assert main(["check", str(folder), "--fail-on", "warning"]) == 0

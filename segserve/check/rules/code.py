@@ -72,6 +72,8 @@ _WRITES = re.compile(_RUNNER + r"output\.json|\bwrite_output\(")
 _LOGS = re.compile(_RUNNER + r"log_artifacts?\b|log-artifact|log_dict|log_text")
 _OTHER_IMAGES = re.compile(r"\*\.?\*?(?:tiff?|jpe?g|bmp|npy|czi|nd2|lif|dcm|nii(?:\.gz)?)$", re.I)
 _PATTERN = re.compile(r"[^\n]*\*[^\n]*")
+_WITH_HOLES = frozenset({"RETR_TREE", "RETR_CCOMP", "RETR_LIST"})
+_MAKES_RESULTS = re.compile(r"contour_coordinates|output\.json|\bwrite_output\(")  # others may want the holes, to draw
 _LISTING = frozenset({"glob", "iglob", "rglob", "listdir", "scandir", "iterdir"})
 _ORDERING = frozenset({"sorted", "natsorted", "sort_files", "len", "set", "any", "all", "max", "min", "rmtree"})
 _READS_IMAGES = re.compile(r"png|imread|Image\.open|images?\b")
@@ -132,7 +134,7 @@ def _module(module: Module) -> Iterator[Finding]:
             yield from _text(module, node, node.value, parents)
         elif isinstance(node, ast.Call):
             yield from _call(module, node, parents)
-        elif isinstance(node, ast.Attribute) and node.attr in ("RETR_TREE", "RETR_CCOMP", "RETR_LIST"):
+        elif isinstance(node, ast.Attribute) and node.attr in _WITH_HOLES and _MAKES_RESULTS.search(module.text):
             yield HOLES.at(f"cv2.{node.attr} also returns holes.", module.place(node))
         elif isinstance(node, ast.Dict):
             yield from _version(module, node)
