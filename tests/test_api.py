@@ -96,8 +96,8 @@ def test_errors_have_attributes(segserve_here: Path, images: Path) -> None:
 def test_words_that_mean_nothing_are_refused(segserve_here: Path) -> None:
     with pytest.raises(TypeError, match="chanel"):
         segserve.run(str(segserve_here), [], chanel=1)
-    with pytest.raises(SegserveError, match="short name 'cellpose'"):
-        segserve.run("cellpose")
+    with pytest.raises(SegserveError, match="short name 'zebrafish'"):
+        segserve.run("zebrafish")
 
 
 def test_run_waits(segserve_here: Path, images: Path) -> None:
