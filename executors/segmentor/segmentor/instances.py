@@ -14,7 +14,7 @@ class Settings(NamedTuple):
     this (0 rim … 1 innermost) is the core of one object; lower joins more. min_area: in pixels, smaller ones go."""
 
     threshold: float = 0.5
-    seed: float = 0.5
+    seed: float = 0.4
     min_area: float = 12
 
 
