@@ -130,7 +130,9 @@ def test_an_environment_of_python_3_8_gets_it_and_the_kits_own_tests_pass_there(
         )
         archive.writestr("segserve_sdk-9.9.dist-info/RECORD", "")
     monkeypatch.setenv("PIP_FIND_LINKS", str(elsewhere))
-    environment = 'python: "3.8"\ndependencies:\n  - ./uses\n  - pytest\n'
+    environment = (
+        'python: "3.8"\ndependencies:\n  - ./uses\n  - pytest\n  - mlflow-skinny\n  - alembic\n  - sqlalchemy\n'
+    )
     files = {"uses/pyproject.toml": PACKAGE.format(name="uses", needs='"segserve_sdk"')}
     make_repository(tmp_path / "it", {"MLProject": MLPROJECT, "python_env.yaml": environment, "main.py": "", **files})
     with api.session() as session:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -179,7 +180,7 @@ class _Try:
             recall=scores["recall"],
             objects=found["predicted"],
             seconds=result.seconds["executor"],
-            memory_mb=outcome.max_rss_bytes / 1e6,
+            memory_mb=outcome.max_rss_bytes / 1e6 or math.nan,  # 0: it ended before anybody could look
             inputs_digest=facts.inputs_digest,
             run_id=facts.run_id,
             run_url=result.run_url,

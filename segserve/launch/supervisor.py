@@ -39,6 +39,7 @@ from segserve.model import (
 )
 
 HEARTBEAT_SECONDS = 2.0
+FIRST_SECONDS = 0.2  # between the first heartbeats
 GRACE_SECONDS = 3.0  # between SIGTERM and SIGKILL
 THREAD_SECONDS = 10.0  # for mlflow to take note that its process is dead (its tracking server may be gone)
 OUTCOME_SECONDS = 30.0  # for a full disk to be emptied
@@ -171,7 +172,7 @@ class Supervisor:
             selector.register(self._control, selectors.EVENT_READ)
             while not future.done() and self._why is None:
                 self._beat()
-                until = min(self._deadline, self._beaten + HEARTBEAT_SECONDS)
+                until = min(self._deadline, self._beaten + self._pause())
                 for key, _ in selector.select(max(0.0, until - time.monotonic())):
                     if key.fileobj is self._control:
                         self._hear(selector)
@@ -191,9 +192,15 @@ class Supervisor:
             if self.plan.attached:
                 self._stop(Ending.ORPHANED)
 
+    def _pause(self) -> float:
+        """Seconds from one heartbeat to the next: few at first, so that the memory of a quick executor is seen."""
+        if not self._started:
+            return HEARTBEAT_SECONDS
+        return min(HEARTBEAT_SECONDS, max(FIRST_SECONDS, (time.time() - self._started) / 4))
+
     def _beat(self) -> None:
         now = time.monotonic()
-        if now < self._beaten + HEARTBEAT_SECONDS:
+        if now < self._beaten + self._pause():
             return
         self._beaten = now
         self._reap()
