@@ -116,10 +116,11 @@ def test_it_runs_under_plain_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     made = api.new(tmp_path / "blobs")
     bash("mlflow run . --env-manager uv -P input_images=example -P min_area=200", made)
-    (run,) = MlflowClient().search_runs(["0"])
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")  # mlflow keeps the address that another test has set
+    (run,) = client.search_runs(["0"])
     assert run.info.status == "FINISHED"
     assert run.data.params["min_area"] == "200"
-    assert "output.json" in [item.path for item in MlflowClient().list_artifacts(run.info.run_id)]
+    assert "output.json" in [item.path for item in client.list_artifacts(run.info.run_id)]
     assert git(made, "status", "--porcelain") == ""
 
 
