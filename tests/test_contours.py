@@ -62,13 +62,26 @@ def test_nested_and_touching_blobs_come_back(shape: tuple[int, int, int, float, 
     check(blobs(*shape))
 
 
-@pytest.mark.parametrize("settings_", [{"_FEW": 0}, {"_SMALL": 0, "_ROOMY": 0}, {"_SMALL": 0, "_ROOMY": 0, "_FEW": 0}])
+HALVES = {"_HALVED": 0, "_WORKERS": 2, "_ACROSS": 1e9}
+
+
+@pytest.mark.parametrize(
+    "settings_",
+    [
+        {"_FEW": 0},
+        {"_SMALL": 0, "_ROOMY": 0},
+        {"_SMALL": 0, "_ROOMY": 0, "_FEW": 0},
+        HALVES,
+        {**HALVES, "_ACROSS": 0},
+        {**HALVES, "_SMALL": 0, "_ROOMY": 0},
+    ],
+)
 @settings(max_examples=100, deadline=None)
 @given(labels=MASKS, shape=BLOBS)
 def test_every_way_through_gives_the_same(
-    settings_: dict[str, int], labels: np.ndarray, shape: tuple[int, int, int, float, int]
+    settings_: dict[str, float], labels: np.ndarray, shape: tuple[int, int, int, float, int]
 ) -> None:
-    """With and without the rings around background, holes traced one by one or all again: a matter of speed."""
+    """With and without the rings around background, holes traced one by one or all again, halves: a matter of speed."""
     for mask in (labels, blobs(*shape)):
         usual = contours.trace(mask)
         with pytest.MonkeyPatch.context() as patch:

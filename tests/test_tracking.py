@@ -115,7 +115,7 @@ def test_credentials_leave_the_url(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_credentials_come_from_the_environment_or_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     file = Path.home() / ".mlflow" / "credentials"
-    file.parent.mkdir()
+    file.parent.mkdir(exist_ok=True)  # mlflow itself makes it, in other tests
     file.write_text("[mlflow]\nmlflow_tracking_username = filed\nmlflow_tracking_password = a%b\n")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host.example")
     try:

@@ -12,9 +12,11 @@ So `mask(polygons(labels), labels.shape)` gives `labels` back, pixel by pixel.
   pixels, with corners at half-integer coordinates: every polygon has at least three points and an area.
 """
 
+import os
 from bisect import bisect_left
+from concurrent.futures import ThreadPoolExecutor
 from threading import local
-from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -27,6 +29,9 @@ _SMALL = 1 << 19  # … in images that do not fit into the cache
 _KEPT = 1 << 22  # pixels of a mask from which on memory is got anew for each
 _NOTHING = np.empty(0, np.int32)
 _FEW = 32  # labels that are quicker traced one by one than all of them again
+_HALVED = 1 << 23  # pixels of a mask from which on two threads trace a half each
+_ACROSS = 0.25  # of the mask, in boxes around the labels that lie on both sides: more is quicker traced as a whole
+_WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Contours(NamedTuple):
@@ -148,16 +153,17 @@ def _all_rings(image: np.ndarray, largest: int) -> _Rings:
     """
     covered = cv2.countNonZero(image)
     bare = image.size <= _SMALL or largest * _ROOMY > image.size
-    rings = _flood_fill(_without_background(image) if bare else image, image)
+    halved = image.size >= _HALVED and _WORKERS > 1
+    rings = (_in_halves(image, bare) if halved else None) or _rings(*_flood_fill(image, bare))
     if rings.pixels().sum() == covered:
         return rings
     wrong = _wrong_labels(image, rings)
     if bare and len(wrong) > _FEW:
-        rings = _flood_fill(image, image)
+        rings = _rings(*_flood_fill(image, False))
         if rings.pixels().sum() == covered:
             return rings
         wrong = _wrong_labels(image, rings)
-    return _with_missing_holes(image, rings, wrong)
+    return _alone(image, rings, wrong)  # cv2's flood fill overlooks a hole that other labels fill to its brim
 
 
 def _without_background(image: np.ndarray) -> np.ndarray:
@@ -179,8 +185,33 @@ def _buffer(shape: Tuple[int, int]) -> np.ndarray:
     return _kept.buffer[:size].reshape(shape)
 
 
-def _flood_fill(marked: np.ndarray, image: np.ndarray) -> _Rings:
-    """All rings that cv2's int32 mode finds, without those around background."""
+def _in_halves(image: np.ndarray, bare: bool) -> Optional[_Rings]:
+    """The rings of a large mask, whose upper and lower half are traced at the same time: cv2 lets go of Python's lock.
+
+    Labels on both sides of the seam are traced again, alone; None if that is more work than it saves.
+    """
+    seam = image.shape[0] // 2
+    upper, lower = image[:seam], image[seam:]
+    if not seam or not cv2.countNonZero(upper) or not cv2.countNonZero(lower):
+        return None
+    with ThreadPoolExecutor(1) as other:
+        later = other.submit(_flood_fill, lower, bare)
+        above, below = _flood_fill(upper, bare), later.result()
+    below[0][:, 1] += seam
+    below[3][below[3] >= 0] += len(above[1])
+    rings = _rings(*(np.concatenate(part) for part in zip(above, below)))
+    across = np.intersect1d(image[seam - 1], image[seam])
+    across = across[across > 0]
+    low, high = _boxes(rings)
+    boxes = (high - low + 1).prod(axis=1, dtype=np.int64)
+    if boxes[np.isin(rings.labels, across)].sum() > _ACROSS * image.size:
+        return None
+    return _alone(image, rings, across) if len(across) else rings
+
+
+def _flood_fill(image: np.ndarray, bare: bool) -> Tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """All rings that cv2's int32 mode finds, without those around background: the first four fields of `_Rings`."""
+    marked = _without_background(image) if bare else image
     found, tree = cv2.findContours(marked, cv2.RETR_FLOODFILL, cv2.CHAIN_APPROX_SIMPLE)
     lengths = np.fromiter(map(len, found), np.int64, len(found))
     points, parts = np.concatenate(found).reshape(-1, 2), tree[0, :, 3]
@@ -188,12 +219,12 @@ def _flood_fill(marked: np.ndarray, image: np.ndarray) -> _Rings:
     rows, columns = image.shape
     labels = np.take(image, y * columns + x, mode="clip")
     keep = labels > 0
-    if marked is image:  # rings around background may leave the image by one pixel
+    if not bare:  # rings around background may leave the image by one pixel
         keep &= (x >= 0) & (x < columns) & (y >= 0) & (y < rows)
     if not keep.all():
         points, lengths, labels = points[np.repeat(keep, lengths)], lengths[keep], labels[keep]
         parts = np.append(np.cumsum(keep) - 1, -1)[parts[keep]]
-    return _rings(points, lengths, labels, parts)
+    return points, lengths, labels, parts
 
 
 def _wrong_labels(image: np.ndarray, rings: _Rings) -> np.ndarray:
@@ -203,15 +234,21 @@ def _wrong_labels(image: np.ndarray, rings: _Rings) -> np.ndarray:
     return wrong[wrong > 0]
 
 
-def _with_missing_holes(image: np.ndarray, rings: _Rings, wrong: np.ndarray) -> _Rings:
-    """Labels that lack a hole are traced alone: cv2's flood fill overlooks one that other labels fill to its brim."""
-    keep = ~np.isin(rings.labels, wrong)
+def _boxes(rings: _Rings) -> Tuple[np.ndarray, np.ndarray]:
+    """(m, 2) least and greatest (x, y) of each ring."""
+    low, high = (function.reduceat(rings.points, rings.starts, axis=0) for function in (np.minimum, np.maximum))
+    return low, high
+
+
+def _alone(image: np.ndarray, rings: _Rings, again: np.ndarray) -> _Rings:
+    """The same rings, but those of some labels traced one label at a time. Their rings so far tell where they lie."""
+    keep = ~np.isin(rings.labels, again)
     number = np.append(np.cumsum(keep) - 1, -1)
     points, lengths = [rings.points[np.repeat(keep, rings.lengths)]], [rings.lengths[keep]]
     labels, parts = [rings.labels[keep]], [number[rings.parts[keep]]]
     total = int(keep.sum())
-    low, high = (function.reduceat(rings.points, rings.starts, axis=0) for function in (np.minimum, np.maximum))
-    for label in wrong.tolist():
+    low, high = _boxes(rings)
+    for label in again.tolist():
         own = rings.labels == label
         (left, top), (right, bottom) = low[own].min(axis=0).tolist(), high[own].max(axis=0).tolist()
         crop = (image[top : bottom + 1, left : right + 1] == label).astype(np.uint8)
