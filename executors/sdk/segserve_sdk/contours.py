@@ -302,9 +302,15 @@ def _replacements(image: np.ndarray, rings: _Rings) -> Iterator[Tuple[np.ndarray
         yield np.array([index]), _outline(rings.ring(index))
     holes = np.flatnonzero(rings.parts >= 0)
     for index in np.unique(rings.parts[holes]):
-        own = [rings.ring(hole) for hole in holes[rings.parts[holes] == index]]
+        own = sorted((rings.ring(hole) for hole in holes[rings.parts[holes] == index]), key=_first)
         joined = _keyhole(image, [rings.ring(index), *own])
         yield np.array([index]), joined if _has_area(joined) else _thin_outline([rings.ring(index), *own], joined)
+
+
+def _first(ring: np.ndarray) -> Tuple[int, int]:
+    """(y, x) of the uppermost, leftmost point: an order that does not hang on the way in which rings were found."""
+    x, y = ring[np.lexsort((ring[:, 0], ring[:, 1]))[0]].tolist()
+    return y, x
 
 
 def _unit_steps(ring: np.ndarray) -> np.ndarray:
@@ -372,7 +378,7 @@ def _keyhole(image: np.ndarray, rings: List[np.ndarray]) -> np.ndarray:
     that of a hole further left. All of its pixels are the object's, so the closed ring holds no pixel too many.
     """
     walks = [_unit_steps(ring) for ring in rings]
-    walks[1:] = [np.roll(walk, -int(walk[:, 0].argmin()), axis=0) for walk in walks[1:]]
+    walks[1:] = [np.roll(walk, -_leftmost(walk), axis=0) for walk in walks[1:]]
     points = np.concatenate(walks)
     begin = np.cumsum([0] + [len(walk) for walk in walks])
     codes = points[:, 1] * image.shape[1] + points[:, 0]
@@ -386,6 +392,12 @@ def _keyhole(image: np.ndarray, rings: List[np.ndarray]) -> np.ndarray:
         spots = [spot for spot in order[low:high].tolist() if not begin[hole] <= spot < begin[hole + 1]]
         doors[next((spot for spot in spots if _opens_right(points, begin, spot)), spots[0])] = hole
     return _turns(points[_tour(begin.tolist(), doors)]).astype(np.float64)
+
+
+def _leftmost(walk: np.ndarray) -> int:
+    """Where a walk is leftmost, of several such points the uppermost: wherever cv2 began with the ring."""
+    following = np.roll(walk, -1, axis=0)
+    return int(np.lexsort((following[:, 1], following[:, 0], walk[:, 1], walk[:, 0]))[0])
 
 
 def _opens_right(points: np.ndarray, begin: np.ndarray, spot: int) -> bool:
