@@ -75,6 +75,12 @@ def test_a_job_from_upload_to_result(service: Service, folder: Path) -> None:
 
 def test_events_tell_everything_once_also_after_a_reconnect(service: Service, folder: Path) -> None:
     job = submit(service, folder, parameters='{"nap": 1, "mark": "events"}').json()["job"]
+    _reads_all_by_reconnecting(service, job)
+    # and once more when all was written before the first look: every event has a place of its own
+    _reads_all_by_reconnecting(service, job)
+
+
+def _reads_all_by_reconnecting(service: Service, job: str) -> None:
     seen: list[tuple[str, str, dict[str, Any]]] = []
     last = ""
     while not any(kind == "end" for kind, _, _ in seen):

@@ -6,6 +6,7 @@ The id of an event is where the reader is in events and log (`<bytes>-<attempt>-
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import AsyncIterator
@@ -16,6 +17,7 @@ import anyio
 from starlette.concurrency import run_in_threadpool
 
 from segserve.backends import local
+from segserve.journal import JobRecord
 from segserve.server.desk import Desk
 
 _LOOK_SECONDS = 0.5
@@ -51,13 +53,7 @@ async def follow(desk: Desk, job_id: str, at: _Place) -> AsyncIterator[str]:
         if record.state != state:
             state = str(record.state)
             messages.append(_message("state", {"state": state, "attempt": record.attempt}, at))
-        for line in await run_in_threadpool(_events, desk, job_id, at):
-            messages.append(_message("progress", json.loads(line), at))
-        for number in range(at.attempt, record.attempt + 1):
-            if number != at.attempt:
-                at.attempt, at.log = number, 0
-            while lines := await run_in_threadpool(_log, desk, job_id, at):
-                messages.append(_message("log", {"lines": lines, "attempt": number}, at))
+        messages += await run_in_threadpool(_news, desk, record, at)
         for message in messages:
             yield message
         if record.state.final:
@@ -71,28 +67,39 @@ async def follow(desk: Desk, job_id: str, at: _Place) -> AsyncIterator[str]:
         await anyio.sleep(_LOOK_SECONDS)
 
 
+def _news(desk: Desk, record: JobRecord, at: _Place) -> list[str]:
+    """What was written since `at`, as messages. Each says where it ends: a connection may break after any of them."""
+    messages = []
+    folder = desk.folder(record.job_id)
+    while lines := _whole_lines(folder.events, at.events):
+        for line, at.events in lines:
+            messages.append(_message("progress", json.loads(line), at))
+    for number in range(at.attempt, record.attempt + 1):
+        if number != at.attempt:
+            at.attempt, at.log = number, 0
+        while lines := _whole_lines(folder.attempt(number).log, at.log):
+            at.log = lines[-1][1]
+            text = [local.printable(line) for line, _ in lines]
+            messages.append(_message("log", {"lines": text, "attempt": number}, at))
+    return messages
+
+
 def _message(kind: str, data: dict[str, object], at: _Place) -> str:
     return f"event: {kind}\nid: {at}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
-def _events(desk: Desk, job_id: str, at: _Place) -> list[str]:
-    lines, at.events = _whole_lines(desk.folder(job_id).events, at.events)
-    return lines
-
-
-def _log(desk: Desk, job_id: str, at: _Place) -> list[str]:
-    attempt = desk.folder(job_id).attempt(at.attempt)
-    lines, at.log = _whole_lines(attempt.log, at.log)
-    return [local.printable(line) for line in lines]
-
-
-def _whole_lines(file: Path, start: int) -> tuple[list[str], int]:
-    """The lines that end between byte `start` and now (not too many), and where the next one begins."""
+def _whole_lines(file: Path, start: int) -> list[tuple[str, int]]:
+    """The lines that end between byte `start` and now (not too many), each with the byte after it."""
     try:
         with file.open("rb") as stream:
             stream.seek(start)
             data = stream.read(_MOST_BYTES)
     except FileNotFoundError:
-        return [], start
-    end = len(data) if len(data) == _MOST_BYTES and b"\n" not in data else data.rfind(b"\n") + 1
-    return data[:end].decode("utf-8", "replace").splitlines(), start + end
+        return []
+    whole = len(data) if len(data) == _MOST_BYTES and b"\n" not in data else data.rfind(b"\n") + 1
+    lines = data[:whole].splitlines(keepends=True)
+    ends = itertools.accumulate((len(line) for line in lines), initial=start)
+    return [
+        (line.decode("utf-8", "replace").rstrip("\r\n"), end)
+        for line, end in zip(lines, itertools.islice(ends, 1, None), strict=True)
+    ]
