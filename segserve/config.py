@@ -67,6 +67,18 @@ class ServerSettings(_Section):
     sync_wait_s: Annotated[float, Field(gt=0, description="SegServe routes wait so long for a result")] = 540.0
 
 
+class FetchSettings(_Section):
+    """`[fetch]`: images that a request names by URL."""
+
+    allow: Annotated[
+        tuple[str, ...], Field(description="hosts, addresses, networks that may be reached although they are private")
+    ] = ()
+    only: Annotated[tuple[str, ...], Field(description="if any: nothing but these hosts and networks is reached")] = ()
+    ports: Annotated[tuple[int, ...], Field(description="ports of hosts that `allow` does not name")] = (80, 443)
+    max_mb: Annotated[float, Field(gt=0, description="the largest file, in MiB")] = 200.0
+    timeout_s: Annotated[float, Field(gt=0, description="time limit per file in seconds")] = 30.0
+
+
 class ExecutorSettings(_Section):
     """`[executors.<name>]`: what a short name stands for."""
 
@@ -90,6 +102,7 @@ class Settings(_Section):
     run: RunSettings = RunSettings()
     queue: QueueSettings = QueueSettings()
     server: ServerSettings = ServerSettings()
+    fetch: FetchSettings = FetchSettings()
 
 
 def default_path() -> Path:
