@@ -3,7 +3,7 @@
 $SEGSERVE_HOME/
   segserve.db  mlflow.db  mlartifacts/  tracking.json
   repos/<key>.git  envs/<key>/  cache/  tmp/
-  jobs/<id>/{job.json, facts.json, segserve.lock, uploads/, inputs/, inputs.json, fetched/, result/, lock}
+  jobs/<id>/{job.json, facts.json, segserve.lock, uploads/, inputs/, inputs.json, fetched/, result/, previews/, lock}
   jobs/<id>/<attempt>/{attempt.json, checkout/, log, progress, supervisor.json, heartbeat.json, outcome.json}
 """
 
@@ -123,6 +123,11 @@ class JobDir:
     def result(self) -> Path:
         """Where the result of a job from the queue is published; of a command's job, wherever its user wants it."""
         return self.path / "result"
+
+    @property
+    def previews(self) -> Path:
+        """Pictures of the images that people have looked at, drawn when they are asked for."""
+        return self.path / "previews"
 
     def assembly(self, fence: int) -> Path:
         """Where whoever has this fence assembles the result before it is published."""

@@ -178,6 +178,7 @@ class Drive:
                 "exports": list(request.exports),
                 "produces": prepared.entry.produces,
                 "keep": request.keep or self._settings.run.keep,
+                "pictures": self.queued is not None,
             },
         )
 

@@ -51,7 +51,7 @@ def finish(ctx: Context, job: Job, hold: Hold, outcome: Outcome) -> Result:
     hold.folder.secrets.unlink(missing_ok=True)
     _commit(ctx, hold, result)
     if not job.options.get("keep"):
-        _tidy(hold)
+        _tidy(hold, pictures=bool(job.options.get("pictures")))
     return result
 
 
@@ -262,8 +262,13 @@ def _arrange_for_mlflow(result: Path) -> None:
         table.rename(result / tracking.OBJECTS)
 
 
-def _tidy(hold: Hold) -> None:
-    """A finished job keeps its record, map and log; images and checkout can be had again."""
+def _tidy(hold: Hold, *, pictures: bool) -> None:
+    """A finished job keeps its record, map and log; images and checkout can be had again.
+
+    With `pictures` it keeps the staged images: of uploads nobody here has another copy, and people look at them.
+    """
     folder = hold.folder
-    for path in (folder.inputs, folder.uploads, folder.fetched, folder.assembly(hold.fence), hold.attempt.checkout):
+    for path in (folder.uploads, folder.fetched, folder.assembly(hold.fence), hold.attempt.checkout):
         shutil.rmtree(path, ignore_errors=True)
+    if not pictures:
+        shutil.rmtree(folder.inputs, ignore_errors=True)

@@ -147,7 +147,7 @@ def _canvas(image: npt.NDArray[Any]) -> tuple[Image, float]:
 
     if image.ndim == 3:
         image = image[..., 0] if image.shape[2] in (1, 2) else image[..., :3]
-    table = _stretch(image)
+    table = stretch(image)
     rows, columns = image.shape[:2]
     longest = max(rows, columns)
     scale = 1.0
@@ -163,14 +163,14 @@ def _canvas(image: npt.NDArray[Any]) -> tuple[Image, float]:
     return canvas, scale
 
 
-def _stretch(image: npt.NDArray[Any]) -> Image:
-    """A table from grey level to 0…255, so that 1 % of the pixels are black and 0.2 % white; all channels alike."""
+def stretch(image: npt.NDArray[Any], white: int = WHITE) -> Image:
+    """A table from grey level to 0…`white`, so that 1 % of the pixels are black and 0.2 % white; all channels alike."""
     levels = 256 if image.dtype == np.uint8 else 65536
     stride = max(int(math.sqrt(image.shape[0] * image.shape[1] / 1e6)), 1)
     counts = np.cumsum(np.bincount(image[::stride, ::stride].ravel(), minlength=levels))
     low, high = (int(np.searchsorted(counts, share * counts[-1])) for share in (LOW, HIGH))
     if high <= low:
         low, high = max(low - 1, 0), low + 1
-    values = (np.arange(levels) - low) * (WHITE / (high - low))
-    table: Image = np.clip(np.rint(values), 0, WHITE).astype(np.uint8)
+    values = (np.arange(levels) - low) * (white / (high - low))
+    table: Image = np.clip(np.rint(values), 0, white).astype(np.uint8)
     return table

@@ -11,7 +11,7 @@ from starlette.middleware.gzip import GZipMiddleware
 
 import segserve
 from segserve.config import ServerSettings
-from segserve.server import compatibility, health, jobs, problems
+from segserve.server import compatibility, executors, exports, health, jobs, pictures, problems
 from segserve.server.access import Guard
 from segserve.server.desk import Desk
 from segserve.server.uploads import Limits
@@ -35,6 +35,9 @@ def create_app(desk: Desk, settings: ServerSettings, working: Callable[[], bool]
     problems.install(app, desk.session.ctx.home)
     app.include_router(health.router(desk, registry, working))
     app.include_router(jobs.router(desk, limits))
+    app.include_router(pictures.router(desk))
+    app.include_router(exports.router(desk))
+    app.include_router(executors.router(desk))
     app.include_router(compatibility.router(desk, limits, registry, settings.sync_wait_s))
 
     @app.get("/", include_in_schema=False)

@@ -1,6 +1,6 @@
 """Whether it lives, what it can do, how it is.
 
-`/livez`, `/readyz` and `/info` have the shapes that Antenna reads; `/status`, `/executors`, `/metrics` are ours.
+`/livez`, `/readyz` and `/info` have the shapes that Antenna reads; `/status`, `/metrics` are ours.
 """
 
 from __future__ import annotations
@@ -101,11 +101,6 @@ def router(desk: Desk, registry: CollectorRegistry, working: Callable[[], bool])
             slots=dict(desk.slots),
             gpus=desk.gpus,
         )
-
-    @routes.get("/executors")
-    def executors() -> list[dict[str, str]]:
-        """Short names of executors, and what they stand for."""
-        return desk.session.executors()
 
     @routes.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def show_metrics() -> Response:

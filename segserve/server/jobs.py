@@ -22,7 +22,7 @@ from segserve.server.problems import RESPONSES
 from segserve.server.uploads import Limits
 
 MAX_JSON_BYTES = 4 << 20
-_Id = Annotated[str, Path(description="the whole id", max_length=40)]
+JobId = Annotated[str, Path(description="the whole id", max_length=40)]
 
 
 class Accepted(BaseModel):
@@ -84,12 +84,12 @@ def router(desk: Desk, limits: Limits) -> APIRouter:
         return desk.jobs(user=local_user().sees, limit=limit, state=state)
 
     @routes.get("/{job_id}")
-    def show(job_id: _Id) -> dict[str, Any]:
+    def show(job_id: JobId) -> dict[str, Any]:
         """Everything known about one job."""
         return desk.show(desk.get(job_id, local_user().sees))
 
     @routes.delete("/{job_id}", status_code=202)
-    def cancel(job_id: _Id) -> dict[str, str]:
+    def cancel(job_id: JobId) -> dict[str, str]:
         """Stop a job. One that waits has ended when this answers; follow the events of another one."""
         return {"job": job_id, "state": str(desk.cancel(desk.get(job_id, local_user().sees)))}
 
@@ -98,7 +98,7 @@ def router(desk: Desk, limits: Limits) -> APIRouter:
         response_class=StreamingResponse,
         responses={200: {"content": {"text/event-stream": {}}, "description": "state, progress, log … end"}},
     )
-    async def follow(job_id: _Id, last_event_id: Annotated[str, Header(max_length=60)] = "") -> StreamingResponse:
+    async def follow(job_id: JobId, last_event_id: Annotated[str, Header(max_length=60)] = "") -> StreamingResponse:
         """State, progress and log of a job as they come, until it has ended."""
         await run_in_threadpool(desk.get, job_id, local_user().sees)
         stream = events.follow(desk, job_id, events.place(last_event_id))
@@ -106,17 +106,17 @@ def router(desk: Desk, limits: Limits) -> APIRouter:
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
     @routes.get("/{job_id}/result", response_class=FileResponse)
-    def result(job_id: _Id) -> FileResponse:
+    def result(job_id: JobId) -> FileResponse:
         """output.json. 409 while the job is open; what ended it when it has no result."""
         return FileResponse(desk.output(desk.get(job_id, local_user().sees)), media_type="application/json")
 
     @routes.get("/{job_id}/files")
-    def files(job_id: _Id) -> list[dict[str, Any]]:
+    def files(job_id: JobId) -> list[dict[str, Any]]:
         """What is in the result: tables, pictures, exports, the report."""
         return desk.files(desk.get(job_id, local_user().sees))
 
     @routes.get("/{job_id}/files/{name:path}", response_class=FileResponse)
-    def file(job_id: _Id, name: Annotated[str, Path(max_length=1000)]) -> FileResponse:
+    def file(job_id: JobId, name: Annotated[str, Path(max_length=1000)]) -> FileResponse:
         """One of these files."""
         path = desk.file(desk.get(job_id, local_user().sees), name)
         # What an executor has written is not run as a page of this server.
