@@ -7,6 +7,7 @@ meanwhile. `parameters` that cannot be read count as none, with a warning in the
 
 from __future__ import annotations
 
+import codecs
 import json
 import logging
 import shutil
@@ -22,8 +23,10 @@ from pydantic import ValidationError
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 
-from segserve import redact, refs
+from segserve import collect, redact, refs
+from segserve import format as polygons
 from segserve.errors import SegserveError, UsageError
+from segserve.format import Document
 from segserve.journal import JobRecord, new_job_id
 from segserve.server import uploads
 from segserve.server.access import local_user
@@ -180,12 +183,18 @@ def _check_count(files: int, *, single: bool) -> None:
 
 
 def _body(output: Path, filename: str | None) -> tuple[bytes, list[int]]:
-    document = json.loads(output.read_bytes())
-    objects = [len(image) for image in document.get("segmentation_data", ())]
+    """The bytes of the answer, and how many objects each image has.
+
+    The text is not parsed as a whole: `json.loads` of a large one holds the interpreter, and with it all other answers,
+    for seconds.
+    """
+    with collect.opened(output) as stream:
+        document = polygons.decode(stream)
+    objects = [int(count) for count in document.counts()] if isinstance(document, Document) else []
+    text = output.read_bytes().removeprefix(codecs.BOM_UTF8).rstrip()
     if filename is not None:
-        document["filename"] = filename
-    # As SegServe writes it (Starlette's JSONResponse).
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(), objects
+        text = text[:-1] + b',"filename":' + json.dumps(filename, ensure_ascii=False).encode() + b"}"
+    return text, objects
 
 
 def _come_back(record: JobRecord) -> Response:
