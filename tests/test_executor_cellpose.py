@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import os
@@ -22,6 +21,7 @@ from segserve_sdk import weights
 from segserve import api, comparison, project
 from tests.commands import Command, run_of
 from tests.servers import call
+from tests.weights import place
 
 pytest_plugins = ["tests.command_fixtures"]
 
@@ -206,14 +206,6 @@ def test_a_file_that_is_no_model_is_said_to_be_none(here: Path, folders: tuple[P
     assert "There is no model 'cito3'" in done.err
 
 
-def _place(home: Path, name: str) -> Path:
-    """Where a downloaded file of the package lies in the cache that executors get."""
-    key = hashlib.sha256(f"{network.URL}/{name}".encode()).hexdigest()[:16]
-    folder = home / "cache" / "executors" / "weights" / key
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / name
-
-
 class _Bomb:
     def __reduce__(self) -> tuple[Any, ...]:
         return os.system, ("touch exploded",)
@@ -224,8 +216,8 @@ class _Bomb:
 def test_a_model_by_name_with_its_estimate_of_diameters(
     here: Path, shared_home: Path, folders: tuple[Path, Path], segserve: Command
 ) -> None:
-    shutil.copyfile(EXECUTOR / TINY, _place(shared_home, "cyto3"))
-    size = _place(shared_home, "size_cyto3.npy")
+    shutil.copyfile(EXECUTOR / TINY, place(shared_home, f"{network.URL}/cyto3"))
+    size = place(shared_home, f"{network.URL}/size_cyto3.npy")
     parameters = {"A": np.zeros(256), "smean": np.zeros(256), "ymean": 0.0, "diam_mean": 30.0}
     np.save(size, np.array(parameters, object))
     done = segserve("run", f"{REF}main", folders[0], "-o", "out", "--json", "--gpus", "none")

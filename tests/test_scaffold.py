@@ -17,6 +17,8 @@ import yaml
 from segserve import api, kit, manifest, project, scaffold
 from segserve.cli import main
 from segserve.environments.pip import uv
+from segserve.layout import Home
+from tests import weights
 from tests.repositories import git
 
 ROOT = Path(__file__).parent.parent
@@ -105,6 +107,24 @@ def test_an_untouched_template_passes_its_own_ci(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_tools")
 def test_the_torch_template_passes_its_own_ci(tmp_path: Path) -> None:
     assert "3 passed" in bash("./ci.sh", api.new(tmp_path / "network", template="torch"))
+
+
+@pytest.mark.executors
+@pytest.mark.network
+@pytest.mark.usefixtures("_tools")
+def test_the_cellpose_template_passes_its_own_ci(tmp_path: Path, home: Home) -> None:
+    """In its real environment; the weights, which cannot be downloaded here, are those of executors/cellpose."""
+    made = api.new(tmp_path / "cells", template="cellpose")
+    with api.session() as session:
+        built = session.build_environment(session.request(str(made)))
+    tiny = ROOT / "executors" / "cellpose" / "models" / "tiny_cells"
+    python = Path(built["location"]) / "bin" / "python"
+    cached = weights.place(home.path, "https://www.cellpose.org/models/cyto3")
+    subprocess.run([python, "-c", weights.WIDEN, tiny, cached], check=True)
+    said = bash("./ci.sh", made)
+    assert "7 objects in 1 image" in said
+    assert "3 passed" in said
+    assert git(made, "status", "--porcelain") == ""
 
 
 @pytest.mark.network
