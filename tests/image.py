@@ -36,9 +36,13 @@ def engine_answers() -> bool:
     return done.returncode == 0
 
 
-def base_image(folder: Path, packages: Sequence[str] = _PACKAGES) -> str:
-    """Import the image (once per engine, packages and version of this file); returns its name. `folder` is scratch."""
-    version = hashlib.sha256(Path(__file__).read_bytes() + repr((sys.version, *packages)).encode()).hexdigest()[:12]
+def base_image(folder: Path, packages: Sequence[str] = _PACKAGES, programs: Sequence[str] = ()) -> str:
+    """Import the image (once per engine, packages, programs and version of this file); returns its name.
+
+    `folder` is scratch. `programs` are commands of this machine that the image gets beside Python, bash and sleep.
+    """
+    content = Path(__file__).read_bytes() + repr((sys.version, *packages, *programs)).encode()
+    version = hashlib.sha256(content).hexdigest()[:12]
     image = f"segserve-test-base:{version}"
     if subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=False).returncode == 0:
         return image
@@ -50,13 +54,13 @@ def base_image(folder: Path, packages: Sequence[str] = _PACKAGES) -> str:
     importer = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     assert importer.stdin is not None
     with tarfile.open(fileobj=importer.stdin, mode="w|") as archive:
-        _add_everything(archive, installed)
+        _add_everything(archive, installed, programs)
     importer.stdin.close()
     assert importer.wait() == 0
     return image
 
 
-def _add_everything(archive: tarfile.TarFile, packages: Path) -> None:
+def _add_everything(archive: tarfile.TarFile, packages: Path, programs: Sequence[str]) -> None:
     prefix, standard = Path(sys.base_prefix), Path(sysconfig.get_path("stdlib"))
     interpreter = (prefix / "bin" / _SHORT).resolve()
     _add(archive, interpreter, f"usr/local/bin/{_SHORT}")
@@ -66,13 +70,12 @@ def _add_everything(archive: tarfile.TarFile, packages: Path) -> None:
         _add(archive, path, f"usr/local/lib/{_SHORT}/{path.relative_to(standard)}")
     for path in _tree(packages, skip=lambda name: name in {"tests", "bin"}):
         _add(archive, path, f"usr/local/lib/{_SHORT}/site-packages/{path.relative_to(packages)}")
-    bash = Path(shutil.which("bash") or "/bin/bash").resolve()
-    sleep = Path(shutil.which("sleep") or "/bin/sleep").resolve()
-    _add(archive, bash, "bin/bash")
-    _add(archive, sleep, "bin/sleep")
+    commands = {name: Path(shutil.which(name) or f"/bin/{name}").resolve() for name in ("bash", "sleep", *programs)}
+    for name, path in commands.items():
+        _add(archive, path, f"bin/{name}")
     _link(archive, "bin/sh", "bash")
     modules = [*(standard / "lib-dynload").glob("*.so"), *packages.rglob("*.so")]
-    for library in sorted(_shared_objects([interpreter, bash, sleep, *modules])):
+    for library in sorted(_shared_objects([interpreter, *commands.values(), *modules])):
         loader = library.name.startswith("ld-")
         _add(archive, library.resolve(), str(library).lstrip("/") if loader else f"usr/lib/{library.name}")
     for name, mode in (("tmp", 0o1777), ("root", 0o700), ("etc", 0o755)):

@@ -19,6 +19,7 @@ from segserve.cli import main
 from segserve.environments.pip import uv
 from segserve.layout import Home
 from tests import weights
+from tests.image import base_image
 from tests.repositories import git
 
 ROOT = Path(__file__).parent.parent
@@ -107,6 +108,19 @@ def test_an_untouched_template_passes_its_own_ci(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_tools")
 def test_the_torch_template_passes_its_own_ci(tmp_path: Path) -> None:
     assert "3 passed" in bash("./ci.sh", api.new(tmp_path / "network", template="torch"))
+
+
+@pytest.mark.docker
+@pytest.mark.usefixtures("_tools")
+def test_the_docker_template_passes_its_own_ci(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a base image that holds its packages already: no registry is needed, nothing in the repository is changed."""
+    made = api.new(tmp_path / "network", env="docker")
+    needed = [line for line in (made / "requirements.txt").read_text().splitlines() if line and line[0] not in "#."]
+    monkeypatch.setenv("BASE", base_image(tmp_path / "base", ("pip", *needed), ("git",)))
+    said = bash("./ci.sh", made)
+    assert "7 objects in 1 image" in said
+    assert "3 passed" in said
+    subprocess.run(["docker", "rmi", "network:1"], check=True, capture_output=True)
 
 
 @pytest.mark.executors
