@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import tomllib
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
 import tomlkit
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from segserve import refs
 from segserve.errors import UsageError
 from segserve.model import write_atomically
 from segserve.refs import SHORT_NAME
@@ -56,6 +58,9 @@ class QueueSettings(_Section):
     slot_memory_gb: Annotated[float, Field(gt=0, description="memory that one CPU slot stands for")] = 4.0
 
 
+_Origin = Annotated[str, Field(pattern=r"^https?://[^/?#@\s*]+$")]
+
+
 class ServerSettings(_Section):
     """`[server]`: what `segserve serve` listens to, and what it takes."""
 
@@ -65,6 +70,24 @@ class ServerSettings(_Section):
     max_body_mb: Annotated[int, Field(ge=1, description="the largest body that is taken, in MiB")] = 4096
     max_images: Annotated[int, Field(ge=1, description="the most images of one request")] = 10_000
     sync_wait_s: Annotated[float, Field(gt=0, description="SegServe routes wait so long for a result")] = 540.0
+    hosts: Annotated[tuple[str, ...], Field(description="names by which it is called")] = ()
+    origins: Annotated[tuple[_Origin, ...], Field(description="pages that may call it, as https://host[:port]")] = ()
+    proxies: Annotated[tuple[str, ...], Field(description="addresses whose X-Forwarded-For and -Proto count")] = ()
+
+
+class RepositorySettings(_Section):
+    """`[repositories]`: what those may run who are not the local user."""
+
+    allow: Annotated[
+        tuple[Annotated[str, AfterValidator(refs.check_pattern)], ...] | None,
+        Field(description="addresses; one with a slash behind stands for everything below it"),
+    ] = None
+
+
+class OpenClientSettings(_Section):
+    """`[open_clients]`: who may use the SegServe routes without a token."""
+
+    networks: Annotated[tuple[IPv4Network | IPv6Network, ...], Field(description="their addresses; none: nobody")] = ()
 
 
 class FetchSettings(_Section):
@@ -89,6 +112,9 @@ class ExecutorSettings(_Section):
 _Name = Annotated[str, Field(pattern=rf"^{SHORT_NAME.pattern}$")]
 
 
+_Folder = Annotated[str, Field(pattern=r"^/")]
+
+
 class Settings(_Section):
     """The whole file."""
 
@@ -103,6 +129,11 @@ class Settings(_Section):
     queue: QueueSettings = QueueSettings()
     server: ServerSettings = ServerSettings()
     fetch: FetchSettings = FetchSettings()
+    repositories: RepositorySettings = RepositorySettings()
+    open_clients: OpenClientSettings = OpenClientSettings()
+    data_roots: Annotated[
+        dict[_Folder, tuple[str, ...]], Field(description='folder → users who may name what is in it; "*": all')
+    ] = {}
 
 
 def default_path() -> Path:

@@ -10,7 +10,8 @@ SegserveError
 ├── OutputError            5   what the executor left
 │   ├── OutputMissing, OutputInvalid
 ├── BackendError           6   the machine, the network, the remote
-│   ├── RepositoryUnreachable, TrackingUnreachable, NoSlot, DiskFull, AttemptLost, AccessDenied, QuotaExceeded
+│   ├── RepositoryUnreachable, TrackingUnreachable, NoSlot, DiskFull, AttemptLost, QuotaExceeded,
+│       AccessDenied, LoginNeeded
 └── Verdict                7   the tool worked, the answer is no
 
 Anything else that escapes is a defect of ours (exit code 1); an interrupt is 130.
@@ -218,6 +219,12 @@ class AccessDenied(BackendError):
 
     http_status = 403
     retryable = False
+
+
+class LoginNeeded(AccessDenied):
+    """Nobody is known who could be allowed: no token, or one that is not valid (any more)."""
+
+    http_status = 401
 
 
 class QuotaExceeded(BackendError):

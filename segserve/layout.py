@@ -1,7 +1,7 @@
 """Every path is named here once. Nobody else joins strings.
 
 $SEGSERVE_HOME/
-  segserve.db  mlflow.db  mlartifacts/  tracking.json
+  segserve.db  mlflow.db  mlartifacts/  tracking.json  tokens.json
   repos/<key>.git  envs/<key>/  cache/  tmp/
   jobs/<id>/{job.json, facts.json, segserve.lock, uploads/, inputs/, inputs.json, fetched/, result/, previews/, lock}
   jobs/<id>/<attempt>/{attempt.json, checkout/, log, progress, supervisor.json, heartbeat.json, outcome.json}
@@ -215,6 +215,11 @@ class Home:
     def scheduler_lock(self) -> Path:
         """Held (flock) by the one scheduler that works on the queue."""
         return self.path / "scheduler.lock"
+
+    @property
+    def tokens(self) -> Path:
+        """Who may call the service (`segserve.tokens`): hashes only."""
+        return self.path / "tokens.json"
 
     @property
     def workers_log(self) -> Path:

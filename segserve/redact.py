@@ -16,11 +16,11 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     ),
     # https://TOKEN@host: a bare user part in http(s) is a token more often than a name.
     (re.compile(r"(?P<scheme>\bhttps?://)[^\s/@:'\"]+@", re.I), rf"\g<scheme>{MASK}@"),
-    # Tokens with a well-known prefix (GitHub, GitLab, Slack, AWS, Hugging Face, PyPI).
+    # Tokens with a well-known prefix (GitHub, GitLab, Slack, AWS, Hugging Face, PyPI), and our own (`segserve.tokens`).
     (
         re.compile(
             r"\b(gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[abprs]-[\w-]{10,}"
-            r"|AKIA[0-9A-Z]{16}|hf_[A-Za-z0-9]{20,}|pypi-[\w-]{20,})"
+            r"|AKIA[0-9A-Z]{16}|hf_[A-Za-z0-9]{20,}|pypi-[\w-]{20,}|sgs_\w{20,})"
         ),
         MASK,
     ),
@@ -49,7 +49,7 @@ _RANDOM = re.compile(r"(?=[^@]*[0-9])(?=[^@]*[A-Za-z])[^\s/@:'\"]{12,}@$")
 # One of these is in everything that a pattern can match; looking for them first makes logs 50 times cheaper.
 _HINTS = (
     *("://", "authorization", "password", "passwd", "secret", "token", "ghp_", "gho_", "ghu_", "ghs_", "ghr_"),
-    *("github_pat_", "glpat-", "xox", "akia", "hf_", "pypi-", "apikey", "api_key", "api-key", "accesskey"),
+    *("github_pat_", "glpat-", "xox", "akia", "hf_", "pypi-", "sgs_", "apikey", "api_key", "api-key", "accesskey"),
     *("access_key", "access-key"),
 )
 

@@ -10,6 +10,7 @@ say the same without parsing (a branch `feature/x` needs `--rev`).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
@@ -186,6 +187,48 @@ def canonical(repo: str) -> str:
     if match:
         return f"{match['user'] or ''}{match['host'].lower()}:{_bare(match['path'])}"
     return repo.rstrip("/")
+
+
+def check_pattern(pattern: str) -> str:
+    """`pattern` if it can stand in a list of repositories (see `permitted`).
+
+    Raises:
+        ValueError: it is no address, or not written plainly, or has credentials.
+    """
+    below = pattern.removesuffix("*").rstrip("/")
+    parts = urlsplit(pattern)
+    known = parts.scheme in (*_DEFAULT_PORTS, "file") if "://" in pattern else bool(_SCP.match(below))
+    if not known or "*" in below or (parts.scheme == "https" and "@" in parts.netloc) or not _is_plain(below):
+        raise ValueError(
+            f"'{_shown(pattern)}' is no address of a repository (https://host/group/repo) or of all below a group"
+            " (https://host/group/), without user or token"
+        )
+    return pattern
+
+
+def permitted(repo: str, patterns: Iterable[str]) -> bool:
+    """Whether a repository (a URL without credentials) is one of `patterns`.
+
+    A pattern is an address, or ends with a slash (or `/*`): then it stands for everything below, part by part, so that
+    `https://host/group/` never means `https://host/group-evil`. An address that a server may read differently than we
+    do (`..`, `//`, `%`) is none of them.
+    """
+    address = canonical(repo)
+    return _is_plain(address) and any(_covers(pattern, address) for pattern in patterns)
+
+
+def _covers(pattern: str, address: str) -> bool:
+    group = pattern.removesuffix("*")
+    if group.endswith("/"):
+        return address.startswith(f"{canonical(group.rstrip('/'))}/")
+    return address == canonical(pattern)
+
+
+def _is_plain(address: str) -> bool:
+    scheme, is_url, rest = address.partition("://")
+    path = rest.removeprefix("/") if scheme == "file" else rest if is_url else address
+    unclear = "\\" in path or ("%" in path and scheme != "file") or not path.isprintable()
+    return not unclear and not {"", ".", ".."} & set(re.split("[/:]", path) if not is_url else path.split("/"))
 
 
 def remote_url(text: str) -> str:

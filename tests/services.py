@@ -50,13 +50,18 @@ class Service:
         assert self.process.stderr is not None
         self.said.extend(self.process.stderr)
 
-    def wait(self, job: str) -> dict[str, Any]:
+    def wait(self, job: str, http: httpx.Client | None = None) -> dict[str, Any]:
         """Follow a job's events to the end, and return what is known of it then."""
-        with self.http.stream("GET", f"/jobs/{job}/events") as answer:
+        http = http or self.http
+        with http.stream("GET", f"/jobs/{job}/events") as answer:
             for line in answer.iter_lines():
                 if line == "event: end":
                     break
-        return dict(self.http.get(f"/jobs/{job}").json())
+        return dict(http.get(f"/jobs/{job}").json())
+
+    def as_(self, token: str) -> httpx.Client:
+        """A client that sends a token."""
+        return httpx.Client(base_url=self.url, timeout=120, headers={"Authorization": f"Bearer {token}"})
 
     def __enter__(self) -> Service:
         return self

@@ -28,7 +28,7 @@ def test_exit_codes(names: str, code: int) -> None:
     [
         ("UsageError", 400), ("NotFound", 404), ("UnknownEntryPoint", 404), ("TooLarge", 413), ("InvalidProject", 422),
         ("ExecutorFailed", 502), ("RunTimedOut", 504), ("RunCancelled", 409), ("OutputInvalid", 502), ("NoSlot", 503),
-        ("AccessDenied", 403), ("QuotaExceeded", 429), ("Verdict", 200), ("SegserveError", 500),
+        ("AccessDenied", 403), ("LoginNeeded", 401), ("QuotaExceeded", 429), ("Verdict", 200), ("SegserveError", 500),
     ],
 )  # fmt: skip
 def test_http_status(name: str, status: int) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from segserve import config as settings
 from segserve import doctor, inputs, kit, layout, scaffold, tracking, validation
+from segserve.api.access import Access
 from segserve.api.environments import Environments
 from segserve.api.jobs import Jobs
 from segserve.api.names import Names
@@ -155,7 +156,7 @@ def _home() -> layout.Home:
         ) from None
 
 
-class Session(Runs, Names, Jobs, Environments):
+class Session(Runs, Names, Jobs, Environments, Access):
     """The verbs. All arguments are plain values; all answers are dataclasses or JSON-like."""
 
     def ui(self) -> str:

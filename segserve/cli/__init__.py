@@ -39,6 +39,7 @@ COMMANDS = {
     "env": "env",
     "new": "new",
     "serve": "serve",
+    "tokens": "tokens",
     "executors": "executors",
     "sdk": "sdk",
 }

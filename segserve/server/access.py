@@ -1,88 +1,135 @@
-"""Who may call. A server that nobody has configured listens on loopback and is the local user's.
+"""Who calls, and what they may: the value that every route works with, and how a route asks for it.
 
-A page that this user looks at can send requests to loopback, too, and a request can run any repository: so the Host
-has to be ours (DNS rebinding), and a request that a page of another origin makes is refused.
+A route names what it needs in its arguments: `caller: Reader` looks, `caller: Submitter` changes something,
+`caller: Admin` is anybody's master. `caller.sees` goes to `desk.get` and `desk.jobs`, the caller to `desk.submit`. A
+route that forgets it is not open: `guard` lets nobody through whom `door` does not know, but to `PUBLIC`.
 """
 
 from __future__ import annotations
 
-import getpass
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from ipaddress import ip_address
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import Annotated
 
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from fastapi import Depends
+from fastapi.security import HTTPBearer
+from starlette.requests import HTTPConnection
 
-from segserve.errors import AccessDenied, SegserveError, UsageError
-from segserve.server import problems
+from segserve.errors import AccessDenied, LoginNeeded
+from segserve.tokens import Scope
 
-_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+# Whoever reaches the server may read these; nothing there depends on who it is. A path that ends with a slash stands
+# for all below it.
+PUBLIC = (
+    "/",
+    "/docs",
+    "/openapi.json",
+    "/livez",
+    "/readyz",
+    "/login",
+    "/login/",
+    "/logout",
+    "/me",
+    "/page/",
+    "/favicon.ico",
+)
+# Routes of clients that know no tokens: `open_clients` may call them, and no answer is 401 or 403 (SegUI takes those
+# for its own login), but 422 with our text in `detail` and `message`.
+COMPATIBILITY = ("/image-prediction/", "/batch-image-prediction/")
+
+STATE = "segserve.caller"  # in the scope of a request
+OPEN_USER = "open"
+OPEN_PRIORITY = -20  # below the lowest that a user may ask for
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whose request it is. `sees` is the user whose jobs are shown, None for all of them."""
+    """Whose request it is. `user` is "" for nobody, who may read what is public.
+
+    `local`: the user who runs the server; any path and any repository. `roots`: the folders (resolved) in which other
+    callers may name files. `registered_only`: an open client, for whom the executors of config.toml count, and nothing
+    else. `priority` is the highest that its jobs may have.
+    """
 
     user: str
-    sees: str | None = None
+    scopes: frozenset[Scope]
+    priority: int = 0
+    local: bool = False
+    roots: tuple[Path, ...] = ()
+    registered_only: bool = False
+
+    def may(self, scope: Scope) -> bool:
+        """Whether the caller has this scope."""
+        return scope in self.scopes or Scope.ADMIN in self.scopes
+
+    @property
+    def sees(self) -> str | None:
+        """The user whose jobs the caller sees; None: everybody's."""
+        return None if self.may(Scope.ADMIN) else self.user
+
+    def share(self, name: str) -> str:
+        """The user in the journal, for a request that says to be from `name`. That proves nothing: it only lets those
+        share fairly who cannot be told apart, and is a name of no user. Whoever has a token is that user.
+        """
+        plain = "".join(character for character in name if character.isprintable())[:100]
+        anybody = self.local or self.registered_only
+        return f"{self.user}/{plain}" if plain and anybody else self.user
 
 
-def local_user() -> Caller:
-    """Whoever runs the server: on loopback, nobody else is expected."""
-    return Caller(getpass.getuser())
+NOBODY = Caller("", frozenset())
 
 
-def check_address(host: str) -> None:
-    """Refuse to listen where others can call.
+def caller_of(request: HTTPConnection) -> Caller:
+    """Who the guard found out to be calling."""
+    caller = request.scope.get(STATE, NOBODY)
+    assert isinstance(caller, Caller)  # noqa: S101 - the guard put it there
+    return caller
+
+
+def require(caller: Caller, scope: Scope) -> Caller:
+    """The caller, if it has this scope.
 
     Raises:
-        UsageError: it is no loopback address.
+        LoginNeeded: nobody is known.
+        AccessDenied: the caller has it not.
     """
-    try:
-        loopback = host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        raise UsageError(
-            f"Without tokens the server listens on loopback only, not on '{host}'.",
-            hint="Use 127.0.0.1 or ::1; from elsewhere, an ssh tunnel reaches it.",
+    if caller.may(scope):
+        return caller
+    if not caller.user:
+        raise LoginNeeded(
+            "This server wants a token.",
+            hint="Send 'Authorization: Bearer TOKEN'; who runs the server makes one: segserve tokens add NAME",
         )
+    raise AccessDenied(f"The token of '{caller.user}' may not {scope}.", hint=f"It needs the scope '{scope}'.")
 
 
-class Guard:
-    """Middleware: Host and Origin are looked at before anything else."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One connection."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        refusal = refused(Headers(scope=scope))
-        answer: Callable[[Scope, Receive, Send], Awaitable[None]] = self._app
-        if refusal is not None:
-            answer = problems.answer(problems.problem(refusal))
-        await answer(scope, receive, send)
+# For the description alone (and the button in /docs): `door` reads the header.
+_Described = Annotated[object, Depends(HTTPBearer(auto_error=False, description="segserve tokens add NAME"))]
 
 
-def refused(headers: Headers) -> SegserveError | None:
-    """Why a request with these headers is not taken; None when it is."""
-    host = headers.get("host", "")
-    if _name(f"//{host}") not in _NAMES:
-        return AccessDenied(f"This server is not called '{host}'.", hint="Call it by localhost or 127.0.0.1.")
-    origin = headers.get("origin")
-    foreign = origin is not None and urlsplit(origin).netloc != host
-    if foreign or headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-        return AccessDenied("A page of another origin may not use this server.", hint="Open the server's own page.")
-    return None
+def _reader(request: HTTPConnection, _: _Described) -> Caller:
+    return require(caller_of(request), Scope.READ)
 
 
-def _name(url: str) -> str:
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:
-        return ""
+def _submitter(request: HTTPConnection, _: _Described) -> Caller:
+    return require(caller_of(request), Scope.SUBMIT)
+
+
+def _admin(request: HTTPConnection, _: _Described) -> Caller:
+    return require(caller_of(request), Scope.ADMIN)
+
+
+Anybody = Annotated[Caller, Depends(caller_of)]
+Reader = Annotated[Caller, Depends(_reader)]
+Submitter = Annotated[Caller, Depends(_submitter)]
+Admin = Annotated[Caller, Depends(_admin)]
+
+
+def route_path(request: HTTPConnection) -> str:
+    """The path as the routes know it, without what a proxy put before it."""
+    return str(request.scope["path"]).removeprefix(request.scope.get("root_path", ""))
+
+
+def is_public(path: str) -> bool:
+    """Whether anybody may read a path."""
+    return any(path == known or (known.endswith("/") and known != "/" and path.startswith(known)) for known in PUBLIC)

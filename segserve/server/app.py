@@ -7,13 +7,15 @@ from collections.abc import Callable
 from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse
 from prometheus_client import CollectorRegistry
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 
 import segserve
 from segserve.config import ServerSettings
-from segserve.server import compatibility, executors, exports, health, jobs, pictures, problems
-from segserve.server.access import Guard
+from segserve.server import compatibility, executors, exports, health, jobs, login, pictures, problems
 from segserve.server.desk import Desk
+from segserve.server.door import Door
+from segserve.server.guard import Guard
 from segserve.server.uploads import Limits
 
 _ABOUT = """\
@@ -22,8 +24,8 @@ Run any segmentation repository on your images. `POST /jobs` puts a request into
 """
 
 
-def create_app(desk: Desk, settings: ServerSettings, working: Callable[[], bool]) -> FastAPI:
-    """The application for one desk. `working` says whether somebody works on the queue."""
+def create_app(desk: Desk, door: Door, settings: ServerSettings, working: Callable[[], bool]) -> FastAPI:
+    """The application for one desk behind one door. `working` says whether somebody works on the queue."""
     app = FastAPI(
         title="segserve",
         version=segserve.__version__,
@@ -33,6 +35,7 @@ def create_app(desk: Desk, settings: ServerSettings, working: Callable[[], bool]
     limits = Limits(body_bytes=settings.max_body_mb * 2**20, files=settings.max_images)
     registry = CollectorRegistry()
     problems.install(app, desk.session.ctx.home)
+    app.include_router(login.router(door))
     app.include_router(health.router(desk, registry, working))
     app.include_router(jobs.router(desk, limits))
     app.include_router(pictures.router(desk))
@@ -45,5 +48,13 @@ def create_app(desk: Desk, settings: ServerSettings, working: Callable[[], bool]
         return RedirectResponse(f"{request.scope.get('root_path', '')}/docs", status_code=307)
 
     app.add_middleware(GZipMiddleware, minimum_size=1000)
-    app.add_middleware(Guard)
+    app.add_middleware(Guard, door=door)
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.origins,
+            allow_methods=("GET", "POST", "DELETE"),
+            allow_headers=("Authorization", "Idempotency-Key", "Last-Event-ID"),
+            expose_headers=("Location", "Retry-After"),
+        )
     return app

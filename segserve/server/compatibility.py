@@ -29,7 +29,7 @@ from segserve.errors import SegserveError, UsageError
 from segserve.format import Document
 from segserve.journal import JobRecord, new_job_id
 from segserve.server import uploads
-from segserve.server.access import local_user
+from segserve.server.access import Caller, Submitter
 from segserve.server.desk import Desk, JobRequest
 from segserve.server.problems import RETRY_SECONDS
 from segserve.server.uploads import Limits, Upload
@@ -72,6 +72,7 @@ def router(desk: Desk, limits: Limits, registry: CollectorRegistry, sync_wait_s:
     @routes.post("/image-prediction/", openapi_extra={"requestBody": {"required": True, "content": _MULTIPART}})
     async def image_prediction(
         request: Request,
+        caller: Submitter,
         repo: Annotated[str, Query(description="URL of the executor's repository")],
         entry_point: str = "main",
         version: str = "main",
@@ -79,11 +80,12 @@ def router(desk: Desk, limits: Limits, registry: CollectorRegistry, sync_wait_s:
     ) -> Response:
         """Segment one image (form field `file`): output.json and `filename`."""
         wanted = _wanted(repo, entry_point, version, parameters)
-        return await waiting.answer(request, wanted, "", single=True)
+        return await waiting.answer(request, caller, wanted, "", single=True)
 
     @routes.post("/batch-image-prediction/", openapi_extra={"requestBody": {"required": True, "content": _MULTIPART}})
     async def batch_image_prediction(
         request: Request,
+        caller: Submitter,
         repo: Annotated[str, Query(description="URL of the executor's repository")],
         entry_point: str = "main",
         version: str = "main",
@@ -92,7 +94,7 @@ def router(desk: Desk, limits: Limits, registry: CollectorRegistry, sync_wait_s:
     ) -> Response:
         """Segment many images (form fields `files`): output.json."""
         wanted = _wanted(repo, entry_point, version, parameters)
-        return await waiting.answer(request, wanted, username, single=False)
+        return await waiting.answer(request, caller, wanted, username, single=False)
 
     return routes
 
@@ -123,24 +125,26 @@ class _Waiting:
     def __init__(self, desk: Desk, limits: Limits, metrics: _Metrics, sync_wait_s: float) -> None:
         self._desk, self._limits, self._metrics, self._sync_wait_s = desk, limits, metrics, sync_wait_s
 
-    async def answer(self, request: Request, values: dict[str, Any], username: str, *, single: bool) -> Response:
+    async def answer(
+        self, request: Request, caller: Caller, values: dict[str, Any], username: str, *, single: bool
+    ) -> Response:
         began = time.monotonic()
         try:
-            job_id, files = await self._submit(request, values, username, single=single)
+            job_id, files = await self._submit(request, caller, values, username, single=single)
             record = await self._wait(request, job_id, began)
             if not record.state.final:
                 return _come_back(record)
             output = await run_in_threadpool(self._desk.output, record)
             body, objects = await run_in_threadpool(_body, output, files[0].name if single else None)
-        except SegserveError as failure:
-            return _failure(failure)
+        except SegserveError as refusal:
+            return failure(refusal)
         labels = (refs.parse(values["executor"]).repo, values["entry"], values["version"], _shown(values["parameters"]))
         self._metrics.count(labels, objects, time.monotonic() - began)
         done = BackgroundTask(self._desk.session.ctx.journal.queue.delivered, job_id)
         return Response(body, media_type="application/json", background=done)
 
     async def _submit(
-        self, request: Request, values: dict[str, Any], username: str, *, single: bool
+        self, request: Request, caller: Caller, values: dict[str, Any], username: str, *, single: bool
     ) -> tuple[str, list[Upload]]:
         job_id = new_job_id()
         folder = self._desk.folder(job_id)
@@ -158,7 +162,8 @@ class _Waiting:
         submitted = await run_in_threadpool(
             self._desk.submit,
             wanted,
-            user=username[:100] or local_user().user,
+            caller=caller,
+            share=username,
             job_id=job_id,
             uploads=tuple(form.files),
             awaited=True,
@@ -205,9 +210,10 @@ def _come_back(record: JobRecord) -> Response:
     return JSONResponse({"detail": text, "message": text}, 503, {"Retry-After": str(RETRY_SECONDS)})
 
 
-def _failure(failure: SegserveError) -> Response:
-    text = " ".join(filter(None, (failure.message, failure.hint)))
-    status = 422 if failure.http_status in (401, 403) else failure.http_status  # SegUI takes those for its own login
+def failure(error: SegserveError) -> Response:
+    """An error as these routes tell it."""
+    text = " ".join(filter(None, (error.message, error.hint)))
+    status = 422 if error.http_status in (401, 403) else error.http_status  # SegUI takes those for its own login
     headers = {"Retry-After": str(RETRY_SECONDS)} if status in (429, 503) else {}
     return JSONResponse({"detail": text, "message": text}, status, headers)
 

@@ -17,6 +17,7 @@ from segserve.errors import InvalidParameters, NotFound, SegserveError, UsageErr
 from segserve.journal import JobRecord, Submitted
 from segserve.layout import JobDir
 from segserve.model import JobState
+from segserve.server.access import Caller
 from segserve.server.uploads import Upload
 
 Scalar = str | int | float | bool
@@ -63,26 +64,34 @@ class Desk:
         self,
         wanted: JobRequest,
         *,
-        user: str,
+        caller: Caller,
+        share: str = "",
         key: str = "",
         job_id: str = "",
         uploads: tuple[Upload, ...] = (),
         awaited: bool = False,
     ) -> Submitted:
-        """Put a request into the queue. Its uploads are taken away when it is refused.
+        """Put a request into the queue. Its uploads are taken away when it is refused. `share`: see `Caller.share`.
 
         Raises:
             UsageError, KeyReused: it cannot be one.
         """
         try:
-            return self._submit(wanted, user, key, job_id, uploads, awaited)
+            return self._submit(wanted, caller, share, key, job_id, uploads, awaited)
         except BaseException:
             if job_id:
                 shutil.rmtree(self.folder(job_id).path, ignore_errors=True)
             raise
 
     def _submit(
-        self, wanted: JobRequest, user: str, key: str, job_id: str, uploads: tuple[Upload, ...], awaited: bool
+        self,
+        wanted: JobRequest,
+        caller: Caller,
+        share: str,
+        key: str,
+        job_id: str,
+        uploads: tuple[Upload, ...],
+        awaited: bool,
     ) -> Submitted:
         if uploads and wanted.images:
             raise UsageError("Images are named and uploaded.", hint="Do one of both.")
@@ -102,8 +111,8 @@ class Desk:
             request,
             gpus=self.gpus,
             job_id=job_id,
-            user=user,
-            priority=wanted.priority,
+            user=caller.share(share),
+            priority=min(wanted.priority, caller.priority),
             key=key,
             images=None if wanted.images else images,
             awaited=awaited,

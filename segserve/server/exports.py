@@ -17,7 +17,7 @@ from fastapi.responses import StreamingResponse
 from segserve import conversion
 from segserve.exporters import EXPORTERS, export_all
 from segserve.journal import JobRecord
-from segserve.server.access import local_user
+from segserve.server.access import Reader
 from segserve.server.desk import Desk
 from segserve.server.jobs import JobId
 from segserve.server.problems import RESPONSES
@@ -34,9 +34,9 @@ def router(desk: Desk) -> APIRouter:
     routes = APIRouter(prefix="/jobs/{job_id}/exports", tags=["jobs"], responses=RESPONSES)
 
     @routes.get("")
-    def formats(job_id: JobId) -> list[str]:
+    def formats(job_id: JobId, caller: Reader) -> list[str]:
         """The formats that results can be exported to."""
-        desk.get(job_id, local_user().sees)
+        desk.get(job_id, caller.sees)
         return list(EXPORTERS)
 
     @routes.get(
@@ -44,9 +44,9 @@ def router(desk: Desk) -> APIRouter:
         response_class=StreamingResponse,
         responses={200: {"content": {"application/zip": {}, "application/octet-stream": {}}}},
     )
-    def export(job_id: JobId, target: Format) -> StreamingResponse:
+    def export(job_id: JobId, target: Format, caller: Reader) -> StreamingResponse:
         """The result for another program; several files come as a zip. What did not fit is counted in `X-Findings`."""
-        return exported(desk, desk.get(job_id, local_user().sees), target.value)
+        return exported(desk, desk.get(job_id, caller.sees), target.value)
 
     return routes
 

@@ -16,7 +16,7 @@ from segserve.errors import TooLarge, UsageError
 from segserve.journal import Submitted, new_job_id
 from segserve.model import JobState
 from segserve.server import events, uploads
-from segserve.server.access import local_user
+from segserve.server.access import Caller, Reader, Submitter
 from segserve.server.desk import Desk, JobRequest, parsed
 from segserve.server.problems import RESPONSES
 from segserve.server.uploads import Limits
@@ -66,10 +66,11 @@ def router(desk: Desk, limits: Limits) -> APIRouter:
     @routes.post("", status_code=202, response_model=Accepted, openapi_extra=_BODY)
     async def submit(
         request: Request,
+        caller: Submitter,
         idempotency_key: Annotated[str, Header(max_length=200, description="the same key is the same job")] = "",
     ) -> JSONResponse:
         """Put a job into the queue. When this answers, it is on the disk."""
-        submitted = await _submit(desk, limits, request, idempotency_key)
+        submitted = await _submit(desk, limits, request, caller, idempotency_key)
         base = f"{request.scope.get('root_path', '')}/jobs/{submitted.job_id}"
         accepted = Accepted(
             job=submitted.job_id, new=submitted.new, url=base, events=f"{base}/events", result=f"{base}/result"
@@ -78,47 +79,51 @@ def router(desk: Desk, limits: Limits) -> APIRouter:
 
     @routes.get("")
     def jobs(
-        limit: Annotated[int, Query(ge=1, le=1000)] = 50, state: Annotated[JobState | None, Query()] = None
+        caller: Reader,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+        state: Annotated[JobState | None, Query()] = None,
     ) -> list[dict[str, Any]]:
-        """Jobs, newest first."""
-        return desk.jobs(user=local_user().sees, limit=limit, state=state)
+        """Your jobs, newest first; everybody's for an administrator."""
+        return desk.jobs(user=caller.sees, limit=limit, state=state)
 
     @routes.get("/{job_id}")
-    def show(job_id: JobId) -> dict[str, Any]:
+    def show(job_id: JobId, caller: Reader) -> dict[str, Any]:
         """Everything known about one job."""
-        return desk.show(desk.get(job_id, local_user().sees))
+        return desk.show(desk.get(job_id, caller.sees))
 
     @routes.delete("/{job_id}", status_code=202)
-    def cancel(job_id: JobId) -> dict[str, str]:
+    def cancel(job_id: JobId, caller: Submitter) -> dict[str, str]:
         """Stop a job. One that waits has ended when this answers; follow the events of another one."""
-        return {"job": job_id, "state": str(desk.cancel(desk.get(job_id, local_user().sees)))}
+        return {"job": job_id, "state": str(desk.cancel(desk.get(job_id, caller.sees)))}
 
     @routes.get(
         "/{job_id}/events",
         response_class=StreamingResponse,
         responses={200: {"content": {"text/event-stream": {}}, "description": "state, progress, log … end"}},
     )
-    async def follow(job_id: JobId, last_event_id: Annotated[str, Header(max_length=60)] = "") -> StreamingResponse:
+    async def follow(
+        job_id: JobId, caller: Reader, last_event_id: Annotated[str, Header(max_length=60)] = ""
+    ) -> StreamingResponse:
         """State, progress and log of a job as they come, until it has ended."""
-        await run_in_threadpool(desk.get, job_id, local_user().sees)
+        await run_in_threadpool(desk.get, job_id, caller.sees)
         stream = events.follow(desk, job_id, events.place(last_event_id))
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
     @routes.get("/{job_id}/result", response_class=FileResponse)
-    def result(job_id: JobId) -> FileResponse:
+    def result(job_id: JobId, caller: Reader) -> FileResponse:
         """output.json. 409 while the job is open; what ended it when it has no result."""
-        return FileResponse(desk.output(desk.get(job_id, local_user().sees)), media_type="application/json")
+        return FileResponse(desk.output(desk.get(job_id, caller.sees)), media_type="application/json")
 
     @routes.get("/{job_id}/files")
-    def files(job_id: JobId) -> list[dict[str, Any]]:
+    def files(job_id: JobId, caller: Reader) -> list[dict[str, Any]]:
         """What is in the result: tables, pictures, exports, the report."""
-        return desk.files(desk.get(job_id, local_user().sees))
+        return desk.files(desk.get(job_id, caller.sees))
 
     @routes.get("/{job_id}/files/{name:path}", response_class=FileResponse)
-    def file(job_id: JobId, name: Annotated[str, Path(max_length=1000)]) -> FileResponse:
+    def file(job_id: JobId, name: Annotated[str, Path(max_length=1000)], caller: Reader) -> FileResponse:
         """One of these files."""
-        path = desk.file(desk.get(job_id, local_user().sees), name)
+        path = desk.file(desk.get(job_id, caller.sees), name)
         # What an executor has written is not run as a page of this server.
         headers = {"Content-Security-Policy": "sandbox", "X-Content-Type-Options": "nosniff"}
         return FileResponse(path, headers=headers)
@@ -126,11 +131,11 @@ def router(desk: Desk, limits: Limits) -> APIRouter:
     return routes
 
 
-async def _submit(desk: Desk, limits: Limits, request: Request, key: str) -> Submitted:
+async def _submit(desk: Desk, limits: Limits, request: Request, caller: Caller, key: str) -> Submitted:
     kind = request.headers.get("content-type", "")
     if kind.startswith("application/json"):
         wanted = checked(await _json(request))
-        return await run_in_threadpool(desk.submit, wanted, user=local_user().user, key=key)
+        return await run_in_threadpool(desk.submit, wanted, caller=caller, key=key)
     job_id = new_job_id()
     try:
         form = await uploads.receive(request.stream(), kind, desk.folder(job_id).uploads, limits)
@@ -140,7 +145,7 @@ async def _submit(desk: Desk, limits: Limits, request: Request, key: str) -> Sub
         raise
     # From here on the folder may be a job's: whoever gives up waiting for the thread takes nothing away.
     return await run_in_threadpool(
-        desk.submit, wanted, user=local_user().user, key=key, job_id=job_id, uploads=tuple(form.files)
+        desk.submit, wanted, caller=caller, key=key, job_id=job_id, uploads=tuple(form.files)
     )
 
 

@@ -22,7 +22,7 @@ from segserve.format import Document
 from segserve.journal import JobRecord
 from segserve.model import JobState, StagedImage
 from segserve.report.preview import LEAST, MOST, Preview, Region, preview
-from segserve.server.access import local_user
+from segserve.server.access import Reader
 from segserve.server.desk import Desk
 from segserve.server.jobs import JobId
 from segserve.server.problems import RESPONSES
@@ -162,9 +162,9 @@ def router(desk: Desk) -> APIRouter:
     gallery = Gallery(desk)
 
     @routes.get("/images")
-    def images(job_id: JobId) -> list[Picture]:
+    def images(job_id: JobId, caller: Reader) -> list[Picture]:
         """The images of a job, in input order, with the number of objects when it has a result."""
-        return gallery.images(desk.get(job_id, local_user().sees))
+        return gallery.images(desk.get(job_id, caller.sees))
 
     @routes.get(
         "/images/{index}",
@@ -178,6 +178,7 @@ def router(desk: Desk) -> APIRouter:
     )
     def image(
         job_id: JobId,
+        caller: Reader,
         index: _Index,
         size: Annotated[int, Query(ge=LEAST, le=MOST, description="of the longer side at most, in pixels")] = 2048,
         region: Annotated[
@@ -187,7 +188,7 @@ def router(desk: Desk) -> APIRouter:
     ) -> Response:
         """A picture of an image: grey values stretched between two quantiles, 8 bits."""
         chosen = _region(region) if region else None
-        drawn = gallery.draw(desk.get(job_id, local_user().sees), index, size, chosen)
+        drawn = gallery.draw(desk.get(job_id, caller.sees), index, size, chosen)
         headers = {
             "X-Scale": f"{drawn.scale:.8g}",
             "Cache-Control": "private, max-age=3600",
@@ -196,9 +197,9 @@ def router(desk: Desk) -> APIRouter:
         return Response(drawn.content, media_type=drawn.media_type, headers=headers)
 
     @routes.get("/polygons/{index}", response_class=Response, responses={200: {"content": {"application/json": {}}}})
-    def polygons(job_id: JobId, index: _Index) -> Response:
+    def polygons(job_id: JobId, index: _Index, caller: Reader) -> Response:
         """The objects of one image: `points` are (x, y) in pixels of the image, whole numbers are pixel centres."""
-        content = gallery.polygons(desk.get(job_id, local_user().sees), index)
+        content = gallery.polygons(desk.get(job_id, caller.sees), index)
         return Response(content, media_type="application/json")
 
     return routes

@@ -95,6 +95,8 @@ def install(app: FastAPI, home: Home) -> None:
 def answer(found: Problem, headers: dict[str, str] | None = None) -> JSONResponse:
     """A problem as a response."""
     waiting = {"Retry-After": str(RETRY_SECONDS)} if found.status in (429, 503) else {}
+    if found.status == HTTPStatus.UNAUTHORIZED:
+        waiting["WWW-Authenticate"] = "Bearer"
     return JSONResponse(
         jsonable_encoder(found), status_code=found.status, media_type=MEDIA_TYPE, headers={**waiting, **(headers or {})}
     )

@@ -16,9 +16,10 @@ from segserve import api, devices, process, redact
 from segserve.config import ServerSettings
 from segserve.layout import Home
 from segserve.scheduler import slots
-from segserve.server.access import check_address
 from segserve.server.app import create_app
 from segserve.server.desk import Desk
+from segserve.server.door import Door, check_address
+from segserve.tokens import Tokens
 from segserve.tracking.embedded import with_import_path
 
 _PAUSE_SECONDS = 1.0  # before a scheduler that has ended is started again
@@ -82,12 +83,14 @@ def serve(session: api.Session, settings: ServerSettings, *, started: Callable[[
     Raises:
         UsageError: the address is not ours to listen on.
     """
-    check_address(settings.host)
+    tokens = Tokens(session.ctx.home.tokens)
+    everything = session.ctx.settings.model_copy(update={"server": settings})
+    check_address(everything, tokens)
     _log()
     scheduler = Scheduler(session.ctx.home, session.config)
     gpus = len(devices.visible())
     desk = Desk(session, gpus, slots(session.ctx.settings.queue, gpus), scheduler.wake)
-    app = create_app(desk, settings, lambda: scheduler.working)
+    app = create_app(desk, Door(everything, tokens), settings, lambda: scheduler.working)
     try:
         server = _Server(
             uvicorn.Config(
@@ -99,6 +102,9 @@ def serve(session: api.Session, settings: ServerSettings, *, started: Callable[[
                 access_log=False,  # a query may hold a repository's URL with credentials
                 timeout_graceful_shutdown=_GRACE_SECONDS,
                 server_header=False,
+                ws="none",
+                proxy_headers=bool(settings.proxies),
+                forwarded_allow_ips=list(settings.proxies),
             ),
             started,
         )
