@@ -125,9 +125,10 @@ class LaunchPlan:
     project: str  # absolute folder with the MLProject, inside the attempt's checkout
     entry: str
     parameters: Mapping[str, str]
-    tracking_uri: str
+    tracking_uri: str  # of the server; the executor sees the gate to it
     experiment_id: str
     run_id: str
+    artifact_uri: str = ""  # of the run
     path: tuple[str, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
     docker_args: Mapping[str, Any] | None = None  # None: no docker

@@ -47,7 +47,8 @@ def test_an_executor_that_succeeds(tmp_path: Path, mlflow_server: str, monkeypat
     assert seen["PATH"].startswith("/one/bin:/two/bin:")
     assert seen["CACHE_FOLDER"] == "/cache"
     assert seen["MLFLOW_RUN_ID"] == plan.run_id
-    assert seen["MLFLOW_TRACKING_URI"] == mlflow_server
+    assert seen["MLFLOW_TRACKING_URI"].startswith("http://127.0.0.1:")  # the gate, see test_gate
+    assert seen["MLFLOW_TRACKING_URI"] != mlflow_server
     assert seen["HTTPS_PROXY"] == "http://proxy:1"
     assert not {"SEGSERVE_SECRET", "MLFLOW_FOO", "VIRTUAL_ENV", "PYTHONPATH"} & seen.keys()
     assert "socket:" not in (attempt.checkout / "fds").read_text()  # the control connection stays ours
@@ -151,10 +152,11 @@ def test_what_an_executor_leaves_behind_is_ended(tmp_path: Path, mlflow_server: 
 
 
 def test_secrets_never_reach_the_log(tmp_path: Path, mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)  # somebody's server: its credentials are handed on
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)  # somebody's server
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "correcthorsebattery")
     script = (
-        "echo my $MLFLOW_TRACKING_TOKEN; echo https://me:hunter22@host/x; printf password=; sleep 1; echo swordfish; "
+        "echo my $MLFLOW_TRACKING_PASSWORD; echo token $MLFLOW_TRACKING_TOKEN.; "
+        "echo https://me:hunter22@host/x; printf password=; sleep 1; echo swordfish; "
         "printf half; sleep 1; echo ' and half'; printf '\\377\\000 garbage\\n'"
     )
     attempt, _, outcome = run_attempt(tmp_path, mlflow_server, "bash script", script=script)
@@ -162,7 +164,8 @@ def test_secrets_never_reach_the_log(tmp_path: Path, mlflow_server: str, monkeyp
     log = attempt.log.read_bytes()
     for secret in (b"correcthorse", b"hunter22", b"swordfish"):
         assert secret not in log
-    assert b"my ***\n" in log
+    assert b"my ***\n" in log  # that of the gate
+    assert b"token .\n" in log  # that of the server ends with the supervisor
     assert b"password=***\n" in log
     assert b"half and half\n" in log
     assert b"\x00 garbage\n" in log

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,8 @@ def _import() -> None:
     import mlflow.store.tracking.rest_store  # noqa: F401
 
 
-def enter(plan: LaunchPlan) -> None:
-    """Make this process's environment the executor's: mlflow hands all of it on."""
+def enter(plan: LaunchPlan, gate: Mapping[str, str]) -> None:
+    """Make this process's environment the executor's: mlflow hands all of it on. `gate` is how it reaches MLflow."""
     for name in (*_FOR_US_ALONE, *(() if plan.docker_args is not None else _FOR_DOCKER_ALONE)):
         os.environ.pop(name, None)
     os.environ.update(
@@ -57,6 +58,7 @@ def enter(plan: LaunchPlan) -> None:
             "PYTHONNOUSERSITE": "1",  # a conda Python would prefer ~/.local to its own packages
             "TERM": "dumb",
             **plan.variables,
+            **gate,
         }
     )
     os.environ["PATH"] = os.pathsep.join([*plan.path, os.environ.get("PATH", os.defpath)])
@@ -67,7 +69,7 @@ def run(plan: LaunchPlan, storage: Path) -> None:
     import mlflow
     import mlflow.projects
 
-    mlflow.set_tracking_uri(plan.tracking_uri)
+    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])  # the gate, for mlflow itself as for the executor
     docker: dict[str, Any] = {}
     if plan.docker_args is not None:
         docker = {"build_image": True, "docker_args": docker_arguments(plan)}

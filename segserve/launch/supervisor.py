@@ -24,6 +24,7 @@ import psutil
 
 from segserve import devices, process, redact
 from segserve.errors import BackendError
+from segserve.gate import Gate, Rules
 from segserve.launch import executor
 from segserve.launch.log import Log
 from segserve.layout import AttemptDir
@@ -37,6 +38,7 @@ from segserve.model import (
     to_json,
     write_atomically,
 )
+from segserve.tracking import TrackingServer, address
 
 HEARTBEAT_SECONDS = 2.0
 FIRST_SECONDS = 0.2  # between the first heartbeats
@@ -112,7 +114,7 @@ class Supervisor:
         self._cookie = self.plan.cookie
         # MLflow prints the command with all its values.
         self._log.hide([value for name, value in self.plan.parameters.items() if redact.value(name, value) != value])
-        executor.enter(self.plan)
+        executor.enter(self.plan, self._open_gate().variables)
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         sys.addaudithook(self._audit)
         with_executor = ThreadPoolExecutor(1, thread_name_prefix="executor")
@@ -125,6 +127,15 @@ class Supervisor:
         self._publish(outcome)
         devices.clear(held[: len(self.plan.gpus)])  # behind the leases: the hold on the tracking server
         return 0
+
+    def _open_gate(self) -> Gate:
+        """The one way from the executor to MLflow. Credentials for the server end here."""
+        server = TrackingServer(self.plan.tracking_uri, False, address.taken_out(os.environ))
+        rules = Rules(self.plan.experiment_id, self.plan.run_id, self.plan.artifact_uri, self.plan.job_id)
+        gate = Gate(server, rules, self._log.say)
+        self._log.hide([gate.password])
+        gate.open()
+        return gate
 
     def abandon(self) -> None:
         """Leave nothing behind after a defect of ours."""

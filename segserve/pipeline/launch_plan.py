@@ -50,9 +50,10 @@ class Launch:
             tracking_uri=server.uri,
             experiment_id=self.facts.experiment_id,
             run_id=self.facts.run_id,
+            artifact_uri=self.facts.artifact_uri,
             path=self.environment.path,
             variables={
-                **(server.variables if server.embedded else {}),
+                **tracking.on_loopback(),
                 "CACHE_FOLDER": str(self.cache),
                 **told,
                 **self.environment.variables,
@@ -68,7 +69,6 @@ class Launch:
         project = docker.write_project(
             attempt.path / "project", self.environment, self.prepared.entry, label=plan.cookie
         )
-        external = {} if tracker.server.embedded else tracker.server.variables
         arguments: Mapping[str, Any] = docker.launch_arguments(
             self.environment,
             project=self.prepared.project.folder,
@@ -82,7 +82,7 @@ class Launch:
             progress=attempt.progress,
             gpus=plan.gpus,
             variables=plan.variables,
-            secrets=tuple(external),
+            secrets=(tracking.USERNAME, tracking.PASSWORD),  # of the gate
             tracking_uri=plan.tracking_uri,
         )
         # docker-py, with which MLflow builds the image, knows no `docker context`; the container gets none of these.

@@ -6,7 +6,7 @@ itself) → `address` (which server) → `rest` (HTTP) → `client` (runs). `tra
 
 from __future__ import annotations
 
-from segserve.tracking.address import TrackingServer, external, resolve
+from segserve.tracking.address import PASSWORD, USERNAME, TrackingServer, external, on_loopback, resolve
 from segserve.tracking.client import RunHandle, Tracker, local_path, open_tracker
 from segserve.tracking.embedded import ServerStatus, ensure_server, hold, server_status, stop_server, ui
 
@@ -25,9 +25,11 @@ __all__ = [
     "OBJECTS",
     "OUTPUT",
     "OVERLAYS",
+    "PASSWORD",
     "REPORT",
     "RESULTS",
     "SUMMARY",
+    "USERNAME",
     "VALIDATION",
     "RunHandle",
     "ServerStatus",
@@ -37,6 +39,7 @@ __all__ = [
     "external",
     "hold",
     "local_path",
+    "on_loopback",
     "open_tracker",
     "resolve",
     "server_status",

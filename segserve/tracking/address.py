@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import configparser
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -79,10 +79,20 @@ def own(home: Home, *, idle_minutes: float | None = None) -> TrackingServer:
         TrackingUnreachable: it does not start.
     """
     uri = embedded.ensure_server(home, idle_minutes=idle_minutes)
+    return TrackingServer(uri, True, {URI: uri, **on_loopback()})
+
+
+def on_loopback() -> dict[str, str]:
+    """Variables for whoever logs to a server (or a gate to one) on loopback."""
     # Old and new clients alike go through a configured proxy unless told otherwise, also to loopback.
     bypass = [part for part in os.environ.get("no_proxy", os.environ.get("NO_PROXY", "")).split(",") if part.strip()]
     value = ",".join([*bypass, *(host for host in _LOOPBACK if host not in bypass)])
-    return TrackingServer(uri, True, {URI: uri, "NO_PROXY": value, "no_proxy": value, **_NO_TELEMETRY})
+    return {"NO_PROXY": value, "no_proxy": value, "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", **_NO_TELEMETRY}
+
+
+def taken_out(environ: MutableMapping[str, str]) -> dict[str, str]:
+    """The credentials and certificates for a server that stand in an environment; they are gone from it afterwards."""
+    return {name: environ.pop(name) for name in _HANDED_ON if name in environ}
 
 
 def _external(configured: str) -> TrackingServer:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import http.client
 import json
-import os
-import ssl
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 from segserve.errors import AccessDenied, BackendError, TrackingUnreachable
-from segserve.tracking import address
+from segserve.tracking import address, connection
 from segserve.tracking.address import TrackingServer
 
 TIMEOUT_S = 60.0
@@ -85,7 +81,8 @@ class Rest:
     def _call(self, path: str, query: Mapping[str, str] | None, body: Mapping[str, Any] | None) -> dict[str, Any]:
         url = f"{self.server.uri}/api/2.0/mlflow/{path}" + (f"?{urlencode(query)}" if query else "")
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(url, data, {"Content-Type": "application/json", **self._authorization})  # noqa: S310 - http(s), see address
+        headers = {"Content-Type": "application/json", **connection.authorization(self.server.variables)}
+        request = urllib.request.Request(url, data, headers)  # noqa: S310 - http(s), see address
         try:
             with self._opener.open(request, timeout=TIMEOUT_S) as answer:
                 content = answer.read(MAX_ANSWER)
@@ -132,39 +129,5 @@ class Rest:
         return TrackingUnreachable(f"The tracking server {self.server.uri} cannot be used: {why}.", hint=hint)
 
     @cached_property
-    def _authorization(self) -> dict[str, str]:
-        variables = self.server.variables
-        if address.USERNAME in variables:
-            pair = f"{variables[address.USERNAME]}:{variables.get(address.PASSWORD, '')}"
-            return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
-        if address.TOKEN in variables:
-            return {"Authorization": f"Bearer {variables[address.TOKEN]}"}
-        return {}
-
-    @cached_property
     def _opener(self) -> urllib.request.OpenerDirector:
-        handlers: list[urllib.request.BaseHandler] = [_NoRedirect()]
-        if self.server.embedded:
-            handlers.append(urllib.request.ProxyHandler({}))
-        if self.server.uri.startswith("https:"):
-            handlers.append(urllib.request.HTTPSHandler(context=self._tls()))
-        return urllib.request.build_opener(*handlers)
-
-    def _tls(self) -> ssl.SSLContext:
-        variables = self.server.variables
-        bundle = variables.get(address.SERVER_CERTIFICATE) or os.environ.get("REQUESTS_CA_BUNDLE")
-        folder = bundle if bundle and Path(bundle).is_dir() else None
-        context = ssl.create_default_context(cafile=None if folder else bundle, capath=folder)
-        if variables.get(address.INSECURE, "").lower() in ("1", "true"):
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        if client := variables.get(address.CLIENT_CERTIFICATE):
-            context.load_cert_chain(client)
-        return context
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """urllib would hand the credentials on to wherever it is sent."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
+        return connection.opener(self.server)
