@@ -69,6 +69,8 @@ class ServerSettings(_Section):
     root_path: Annotated[str, Field(pattern=r"^(/[^/?#]+)*$", description="path below which a proxy shows it")] = ""
     max_body_mb: Annotated[int, Field(ge=1, description="the largest body that is taken, in MiB")] = 4096
     max_images: Annotated[int, Field(ge=1, description="the most images of one request")] = 10_000
+    max_megapixels: Annotated[float, Field(gt=0, description="the most of one image, in 10^6 pixels")] = 400.0
+    patience_s: Annotated[float, Field(gt=0, description="a client that sends nothing for so long is given up")] = 30.0
     sync_wait_s: Annotated[float, Field(gt=0, description="SegServe routes wait so long for a result")] = 540.0
     hosts: Annotated[tuple[str, ...], Field(description="names by which it is called")] = ()
     origins: Annotated[tuple[_Origin, ...], Field(description="pages that may call it, as https://host[:port]")] = ()
@@ -79,9 +81,24 @@ class RepositorySettings(_Section):
     """`[repositories]`: what those may run who are not the local user."""
 
     allow: Annotated[
-        tuple[Annotated[str, AfterValidator(refs.check_pattern)], ...] | None,
+        tuple[Annotated[str, AfterValidator(refs.check_pattern)], ...],
         Field(description="addresses; one with a slash behind stands for everything below it"),
-    ] = None
+    ] = ()
+
+
+class UserQuotaSettings(_Section):
+    """`[quotas.users.<name>]`: for one user, instead of what holds for all."""
+
+    open_jobs: Annotated[int | None, Field(ge=0, description="jobs that may be open at a time, 0 = no limit")] = None
+    upload_gb_per_day: Annotated[float | None, Field(ge=0, description="uploads in GiB, 0 = no limit")] = None
+
+
+class QuotaSettings(_Section):
+    """`[quotas]`: for each user who is no administrator; all open clients together are the user `open`."""
+
+    open_jobs: Annotated[int, Field(ge=0, description="jobs that may be open at a time, 0 = no limit")] = 1000
+    upload_gb_per_day: Annotated[float, Field(ge=0, description="uploads in 24 hours in GiB, 0 = no limit")] = 500.0
+    users: Annotated[dict[str, UserQuotaSettings], Field(description="other limits for some")] = {}
 
 
 class OpenClientSettings(_Section):
@@ -131,6 +148,7 @@ class Settings(_Section):
     fetch: FetchSettings = FetchSettings()
     repositories: RepositorySettings = RepositorySettings()
     open_clients: OpenClientSettings = OpenClientSettings()
+    quotas: QuotaSettings = QuotaSettings()
     data_roots: Annotated[
         dict[_Folder, tuple[str, ...]], Field(description='folder → users who may name what is in it; "*": all')
     ] = {}

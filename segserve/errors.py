@@ -228,10 +228,14 @@ class LoginNeeded(AccessDenied):
 
 
 class QuotaExceeded(BackendError):
-    """Allowed, but too much."""
+    """Allowed, but too much; in `after_s` seconds there may be room."""
 
     http_status = 429
     retryable = False
+
+    def __init__(self, message: str, *, hint: str = "", after_s: float = 30.0) -> None:
+        super().__init__(message, hint=hint)
+        self.after_s = after_s
 
 
 class Defect(SegserveError):

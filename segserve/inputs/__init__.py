@@ -9,6 +9,7 @@ Coordinates: x to the right, y down, pixel (0, 0) at the top left of the staged 
 """
 
 from segserve.inputs.base import Series, Source
+from segserve.inputs.discover import inside
 from segserve.inputs.mapfile import digest, read_map, short_names
 from segserve.inputs.planning import InputPlan, describe, plan, structure
 from segserve.inputs.selection import Selection, channel_list
@@ -22,6 +23,7 @@ __all__ = [
     "channel_list",
     "describe",
     "digest",
+    "inside",
     "plan",
     "read_map",
     "short_names",

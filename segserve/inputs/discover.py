@@ -42,8 +42,8 @@ class _Search:
             self.files[absolute] = given
 
 
-def discover(paths: Iterable[str | os.PathLike[str]]) -> Found:
-    """Expand files, folders and glob patterns.
+def discover(paths: Iterable[str | os.PathLike[str]], within: Sequence[str] | None = None) -> Found:
+    """Expand files, folders and glob patterns; where links lead out of `within` (resolved folders), nothing is read.
 
     Arguments keep their order; inside a folder or a pattern the order is natural (`t2` before `t10`). A folder means
     the files directly in it, hidden ones and the litter of file managers left out. What is named twice is read once.
@@ -53,12 +53,27 @@ def discover(paths: Iterable[str | os.PathLike[str]]) -> Found:
         given = os.fspath(path)
         try:
             for name in _expand(given, search.notes):
+                _refuse_outside(name, within)
                 search.add(name)
         except Unusable as problem:
             search.findings.append(problem.finding(given))
     if search.twice:
         search.notes.append(f"named more than once, read once: {_some(search.twice)}")
     return Found(tuple(search.files.items()), tuple(search.findings), tuple(search.notes))
+
+
+def _refuse_outside(name: str, within: Sequence[str] | None) -> None:
+    if within is not None and not inside(name, within):  # the finding has what was given: this name is none's business
+        raise Unusable("image-outside", "leads to files that may not be read here")
+
+
+def inside(path: str, roots: Iterable[str | os.PathLike[str]]) -> bool:
+    """Whether a path, named in full, lies below one of the (resolved) roots when all links are followed."""
+    try:
+        real = Path(path).resolve()
+        return Path(path).is_absolute() and any(real.is_relative_to(root) for root in roots)
+    except (OSError, RuntimeError, ValueError):  # a loop of links, a name that is none
+        return False
 
 
 def is_zarr(path: str | os.PathLike[str]) -> bool:

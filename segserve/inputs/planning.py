@@ -82,12 +82,18 @@ def structure(sources: Iterable[Source]) -> list[dict[str, Any]]:
     ]
 
 
-def plan(paths: Iterable[str | os.PathLike[str]], selection: Selection | None = None) -> InputPlan:
+def plan(
+    paths: Iterable[str | os.PathLike[str]],
+    selection: Selection | None = None,
+    *,
+    within: Sequence[str] | None = None,
+) -> InputPlan:
     """Decide what will be staged. Reads headers only: seconds for ten thousand files.
 
     Args:
         paths: files, OME-Zarr folders, folders (their files, not recursively), glob patterns.
         selection: the user's choices.
+        within: folders (resolved) that the files have to lie in, links followed; None: anywhere.
 
     Raises:
         InvalidParameters: the selection makes no sense.
@@ -96,7 +102,7 @@ def plan(paths: Iterable[str | os.PathLike[str]], selection: Selection | None = 
     """
     selection = selection or Selection()
     selection.check()
-    sources, findings, notes = _inspect(paths)
+    sources, findings, notes = _inspect(paths, within)
     requests: list[Request] = []
     previous: tuple[Series, ...] = ()
     for index, source in enumerate(sources):
@@ -116,8 +122,10 @@ def plan(paths: Iterable[str | os.PathLike[str]], selection: Selection | None = 
     return InputPlan(tuple(sources), tuple(spread(requests, selection.first)), selection, tuple(notes))
 
 
-def _inspect(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Source], list[Finding], list[str]]:
-    found = discover(paths)
+def _inspect(
+    paths: Iterable[str | os.PathLike[str]], within: Sequence[str] | None = None
+) -> tuple[list[Source], list[Finding], list[str]]:
+    found = discover(paths, within)
     findings, notes = list(found.findings), list(found.notes)
     if not found.files and not findings:
         raise UnreadableImage("No images were given.", hint="Name files, folders or patterns.")

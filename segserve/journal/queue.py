@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from segserve.errors import UsageError
-from segserve.journal import rows
+from segserve.journal import quotas, rows
 from segserve.journal.file import Database
+from segserve.journal.quotas import Quota
 from segserve.journal.records import StaleFence
 from segserve.model import JobState
 
@@ -61,6 +62,7 @@ class Submission:
     key: str = ""
     digest: str = ""
     awaited: bool = False
+    quota: Quota | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +99,13 @@ class Queue:
 
         Raises:
             KeyReused: its idempotency key came with another request before.
+            QuotaExceeded: it is a new job, and one too many.
         """
         now = time.time()
         with self._database.transaction() as connection:
             known = _known(connection, submission)
             if known is None:
+                quotas.count(connection, submission.quota, now)
                 connection.execute(
                     "INSERT INTO jobs (id, job, state, created, updated, request, user, lane, priority, most_tries,"
                     " digest, awaited) VALUES (?, '', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",

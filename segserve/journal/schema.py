@@ -84,5 +84,21 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "CREATE INDEX idempotency_keys_of_job ON idempotency_keys (job_id)",
     ),
+    (
+        # Quotas.
+        (
+            "CREATE INDEX jobs_open_of_user ON jobs (user)"
+            " WHERE state IN ('queued', 'preparing', 'waiting', 'running', 'collecting')"
+        ),
+        """
+        CREATE TABLE uploads (
+            user    TEXT NOT NULL,
+            hour    INTEGER NOT NULL,             -- since the epoch
+            bytes   INTEGER NOT NULL,
+            PRIMARY KEY (user, hour)
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX uploads_by_hour ON uploads (hour)",
+    ),
 )
 VERSION = len(MIGRATIONS)

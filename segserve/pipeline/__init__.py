@@ -4,6 +4,7 @@
 again.
 """
 
+from segserve.pipeline.bounds import Bounds
 from segserve.pipeline.context import Context, Hold, QuietReporter, Reporter
 from segserve.pipeline.drive import Drive, HandedOver, Started, run
 from segserve.pipeline.failure import end_badly, reconcile
@@ -13,6 +14,7 @@ from segserve.pipeline.settle import adrift, cancel, go_on, settle
 from segserve.pipeline.submit import origin, submit, titles
 
 __all__ = [
+    "Bounds",
     "Context",
     "Drive",
     "HandedOver",

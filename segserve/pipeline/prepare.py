@@ -13,6 +13,7 @@ from segserve.errors import UsageError
 from segserve.findings import Severity
 from segserve.inputs import InputPlan, Selection
 from segserve.model import EnvironmentSpec, Resources
+from segserve.pipeline.bounds import Bounds
 from segserve.pipeline.context import Context
 from segserve.project import EntryPoint, ParameterType, Project
 from segserve.refs import ExecutorRef
@@ -44,6 +45,7 @@ class Request:
     submodules: bool = False
     keep: bool = False
     pinned: Resolution | None = None  # instead of what `ref` would mean today
+    bounds: Bounds | None = None  # of a request that came from elsewhere
     variables: Mapping[str, str] = field(default_factory=dict)  # for the executor, beside those of its environment
 
 
@@ -89,8 +91,10 @@ def prepare(ctx: Context, request: Request, checkout: Path) -> Prepared:
     for finding in loaded.findings:
         (ctx.reporter.note if finding.severity is Severity.NOTE else ctx.reporter.warn)(str(finding))
     entry = project.select(loaded, request.ref.entry)
+    if request.bounds is not None:  # first: others may not learn either which files there are
+        request.bounds.check_parameters(entry, request.parameters)
     parameters = project.check_parameters(entry, request.parameters, images=bool(request.images))
-    images = inputs.plan(request.images, request.selection) if request.images else None
+    images = _planned(request)
     for note in images.notes if images else ():
         ctx.reporter.note(note)
         notes.append(note)
@@ -98,6 +102,16 @@ def prepare(ctx: Context, request: Request, checkout: Path) -> Prepared:
     for warning in spec.warnings:
         ctx.reporter.warn(warning)
     return Prepared(resolution, tuple(notes), loaded, entry, parameters, images, spec)
+
+
+def _planned(request: Request) -> InputPlan | None:
+    if not request.images:
+        return None
+    bounds = request.bounds
+    planned = inputs.plan(request.images, request.selection, within=bounds.roots if bounds else None)
+    if bounds is not None:
+        bounds.check_images(planned)
+    return planned
 
 
 def _refuse_read_only(output: Path) -> None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from segserve import devices
-from segserve.journal import JobRecord, Submission, Submitted, new_job_id
+from segserve.journal import JobRecord, Quota, Submission, Submitted, new_job_id
 from segserve.pipeline import wire
 from segserve.pipeline.context import Context
 from segserve.pipeline.prepare import Request
@@ -28,6 +28,7 @@ def submit(
     key: str = "",
     images: Mapping[str, str] | None = None,
     awaited: bool = False,
+    quota: Quota | None = None,
 ) -> Submitted:
     """Put a request into the queue; an identical one of the same user that is open, or has this `key`, is joined.
 
@@ -36,6 +37,7 @@ def submit(
 
     Raises:
         KeyReused: the idempotency key came with another request before.
+        QuotaExceeded: it would be a new job, and one too many.
         UsageError: `request.gpus` is no number of GPUs.
     """
     name = job_id or new_job_id()
@@ -45,8 +47,8 @@ def submit(
         folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(folder.secrets, "w", encoding="utf-8", opener=_private) as stream:
             stream.write(secrets)
-    submitted = ctx.journal.queue.submit(
-        Submission(
+    try:
+        submission = Submission(
             job_id=name,
             request=wire.to_json(request),
             lane=lane(request, gpus),
@@ -56,8 +58,12 @@ def submit(
             key=key,
             digest="" if images is None else wire.digest(request, images),
             awaited=awaited,
+            quota=quota,
         )
-    )
+        submitted = ctx.journal.queue.submit(submission)
+    except BaseException:
+        shutil.rmtree(folder.path, ignore_errors=True)  # its secrets, above all
+        raise
     if not submitted.new:
         shutil.rmtree(folder.path, ignore_errors=True)
     return submitted

@@ -13,11 +13,12 @@ from segserve import redact
 from segserve.environments.base import BuildOptions
 from segserve.inputs import Selection
 from segserve.model import Resources
+from segserve.pipeline.bounds import Bounds
 from segserve.pipeline.prepare import Request
 from segserve.refs import Credentials, ExecutorRef, RepoKind
 
 # They say where and how it runs, not what comes out.
-_NOT_IN_DIGEST = ("images", "output", "attached", "wait", "keep", "experiment", "parent_run", "tags")
+_NOT_IN_DIGEST = ("images", "output", "attached", "wait", "keep", "experiment", "parent_run", "tags", "bounds")
 
 
 def to_json(request: Request) -> str:
@@ -65,7 +66,14 @@ def _typed(data: Mapping[str, Any]) -> dict[str, Any]:
         "resources": Resources(**data["resources"]),
         "output": None if data["output"] is None else Path(data["output"]),
         "exports": tuple(data["exports"]),
+        "bounds": _bounds(data.get("bounds")),  # absent from rows of older versions
     }
+
+
+def _bounds(data: Mapping[str, Any] | None) -> Bounds | None:
+    if data is None:
+        return None
+    return Bounds(**{**data, "roots": None if data["roots"] is None else tuple(data["roots"])})
 
 
 def digest(request: Request, images: Mapping[str, str]) -> str:

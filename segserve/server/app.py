@@ -48,7 +48,7 @@ def create_app(desk: Desk, door: Door, settings: ServerSettings, working: Callab
         return RedirectResponse(f"{request.scope.get('root_path', '')}/docs", status_code=307)
 
     app.add_middleware(GZipMiddleware, minimum_size=1000)
-    app.add_middleware(Guard, door=door)
+    app.add_middleware(Guard, door=door, settings=settings)
     if settings.origins:
         app.add_middleware(
             CORSMiddleware,

@@ -31,7 +31,7 @@ from segserve.journal import JobRecord, new_job_id
 from segserve.server import uploads
 from segserve.server.access import Caller, Submitter
 from segserve.server.desk import Desk, JobRequest
-from segserve.server.problems import RETRY_SECONDS
+from segserve.server.problems import RETRY_SECONDS, retry_after
 from segserve.server.uploads import Limits, Upload
 
 logger = logging.getLogger(__name__)
@@ -106,17 +106,15 @@ def _wanted(repo: str, entry: str, version: str, parameters: str) -> dict[str, A
 def lenient(text: str) -> dict[str, Any]:
     """The parameters in a query; none when they are no JSON object (SegUI may send `undefined`)."""
     try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        values = None
-    if not isinstance(values, dict):
+        values = json.loads(text).items()
+        return {
+            str(name): value if isinstance(value, (str, int, float)) else json.dumps(value)
+            for name, value in values
+            if value is not None
+        }
+    except (ValueError, AttributeError, RecursionError):
         logger.warning("'parameters' is no JSON object, and is taken as {}: %s", redact.text(text[:200]))
         return {}
-    return {
-        str(name): value if isinstance(value, (str, int, float)) else json.dumps(value)
-        for name, value in values.items()
-        if value is not None
-    }
 
 
 class _Waiting:
@@ -214,7 +212,7 @@ def failure(error: SegserveError) -> Response:
     """An error as these routes tell it."""
     text = " ".join(filter(None, (error.message, error.hint)))
     status = 422 if error.http_status in (401, 403) else error.http_status  # SegUI takes those for its own login
-    headers = {"Retry-After": str(RETRY_SECONDS)} if status in (429, 503) else {}
+    headers = {"Retry-After": str(RETRY_SECONDS)} if status == 503 else retry_after(error)
     return JSONResponse({"detail": text, "message": text}, status, headers)
 
 

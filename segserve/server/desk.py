@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import mimetypes
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from segserve import api
 from segserve.errors import InvalidParameters, NotFound, SegserveError, UsageError
-from segserve.journal import JobRecord, Submitted
+from segserve.journal import JobRecord, Submitted, new_job_id
 from segserve.layout import JobDir
 from segserve.model import JobState
+from segserve.server import permits
 from segserve.server.access import Caller
 from segserve.server.uploads import Upload
 
@@ -26,7 +28,7 @@ Scalar = str | int | float | bool
 class JobRequest(BaseModel):
     """What is to run on what. The words are those of `segserve run`."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     executor: str = Field(min_length=1, description="repository, with @revision and #entry point if you like")
     version: str | None = Field(None, description="branch, tag or commit, if `executor` does not say it")
@@ -45,6 +47,18 @@ class JobRequest(BaseModel):
     exports: str | None = Field(None, description="formats to export to, separated by commas")
     env: str | None = Field(None, description="kind of environment: uv, conda, docker, local")
     priority: int = Field(0, ge=-10, le=0, description="lower than 0 lets others go first")
+
+    @model_validator(mode="after")
+    def _fits(self) -> JobRequest:
+        """What neither a row nor a command line can hold is refused now."""
+        words = [value for value in dict(self).values() if isinstance(value, str)]
+        words += [*self.parameters, *map(str, self.parameters.values()), *self.images]
+        if any("\0" in word or _SURROGATE.search(word) for word in words):
+            raise ValueError("a text has a null or half a character")
+        return self
+
+
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,7 @@ class Desk:
 
         Raises:
             UsageError, KeyReused: it cannot be one.
+            AccessDenied, QuotaExceeded: not of this caller.
         """
         try:
             return self._submit(wanted, caller, share, key, job_id, uploads, awaited)
@@ -95,6 +110,7 @@ class Desk:
     ) -> Submitted:
         if uploads and wanted.images:
             raise UsageError("Images are named and uploaded.", hint="Do one of both.")
+        permits.files(caller, wanted.images)
         given = [upload.path for upload in uploads] or wanted.images
         request = self.session.request(
             wanted.executor,
@@ -105,10 +121,12 @@ class Desk:
             **wanted.model_dump(include={*_SAME_WORDS}),
             kind=wanted.env,
         )
+        permits.repository(self.session, caller, request.ref)
+        job_id = job_id or new_job_id()
         images = {f"{number} {upload.path.name}": upload.sha256 for number, upload in enumerate(uploads)}
         submitted = api.submit(
             self.session.ctx,
-            request,
+            permits.bounded(self.session, caller, request, self.folder(job_id).uploads),
             gpus=self.gpus,
             job_id=job_id,
             user=caller.share(share),
@@ -116,10 +134,19 @@ class Desk:
             key=key,
             images=None if wanted.images else images,
             awaited=awaited,
+            quota=permits.quota(self.session, caller, sum(upload.size for upload in uploads)),
         )
         if submitted.new:
             self.wake()
         return submitted
+
+    def permit(self, caller: Caller, executor: str) -> None:
+        """Refuse a reference that the caller may not run, and so may not have looked at either.
+
+        Raises:
+            InvalidRef, AccessDenied.
+        """
+        permits.repository(self.session, caller, self.session.request(executor).ref)
 
     def get(self, job_id: str, user: str | None) -> JobRecord:
         """A job by its whole id; one of somebody else's is not there (`user` None: whoever asks sees all).
@@ -228,6 +255,6 @@ def parsed(fields: Mapping[str, str]) -> dict[str, Any]:
     if "parameters" in values:
         try:
             values["parameters"] = json.loads(values["parameters"])
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InvalidParameters(f"The field 'parameters' is no JSON: {error}.") from None
     return values

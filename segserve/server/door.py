@@ -227,7 +227,7 @@ def check_address(settings: Settings, tokens: Tokens) -> None:
     missing = []
     if not tokens.all():
         missing.append("a token (segserve tokens add NAME)")
-    if settings.repositories.allow is None:
+    if not (settings.repositories.allow or settings.executors):
         missing.append('the repositories that may run (config.toml: [repositories] allow = ["https://host/group/"])')
     if missing:
         raise UsageError(

@@ -15,6 +15,7 @@ from segserve import redact
 from segserve.api import Session
 from segserve.errors import NotFound
 from segserve.project import kinds
+from segserve.server.access import Reader
 from segserve.server.desk import Desk
 from segserve.server.problems import RESPONSES
 
@@ -160,18 +161,21 @@ def router(desk: Desk) -> APIRouter:
 
     @routes.get("/executor")
     def any_executor(
+        caller: Reader,
         ref: Annotated[
             str, Query(min_length=1, max_length=2000, description="a short name, or repository[@rev][#entry]")
         ],
     ) -> Description:
         """What an executor is and takes: entry points, parameters with type, default, limits and text."""
+        desk.permit(caller, ref)
         return catalogue.get(ref)
 
     @routes.get("/executors/{name}")
-    def executor(name: Annotated[str, Path(max_length=200)]) -> Description:
+    def executor(name: Annotated[str, Path(max_length=200)], caller: Reader) -> Description:
         """The same of a short name."""
         if name not in {row["name"] for row in desk.session.executors()}:
             raise NotFound(f"No executor is registered under '{name}'.", hint="GET /executors lists them.")
+        desk.permit(caller, name)
         return catalogue.get(name)
 
     return routes

@@ -1,4 +1,7 @@
-"""Middleware before all routes: who it is, or why it is not taken. What it does not know, it does not let through."""
+"""Middleware before all routes: who it is, or why it is not taken; how much of a body is.
+
+What it does not know, it does not let through.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from segserve.config import ServerSettings
 from segserve.errors import SegserveError
-from segserve.server import access, compatibility, problems
+from segserve.server import access, bodies, compatibility, problems
 from segserve.server.door import Door
 
 # For every answer. The page brings a policy of its own, which is stricter where it can be.
@@ -17,8 +21,8 @@ _HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin
 class Guard:
     """Middleware of one door."""
 
-    def __init__(self, app: ASGIApp, door: Door) -> None:
-        self._app, self._door = app, door
+    def __init__(self, app: ASGIApp, door: Door, settings: ServerSettings) -> None:
+        self._app, self._door, self._settings = app, door, settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection."""
@@ -39,7 +43,7 @@ class Guard:
             else:
                 await problems.answer(problems.problem(refusal))(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        await self._app(scope, bodies.bounded(receive, request, self._settings), send)
 
 
 def _with_headers(send: Send) -> Send:

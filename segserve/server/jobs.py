@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from pydantic import BaseModel, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from segserve.errors import TooLarge, UsageError
+from segserve.errors import UsageError
 from segserve.journal import Submitted, new_job_id
 from segserve.model import JobState
 from segserve.server import events, uploads
@@ -21,7 +21,6 @@ from segserve.server.desk import Desk, JobRequest, parsed
 from segserve.server.problems import RESPONSES
 from segserve.server.uploads import Limits
 
-MAX_JSON_BYTES = 4 << 20
 JobId = Annotated[str, Path(description="the whole id", max_length=40)]
 
 
@@ -162,12 +161,7 @@ def checked(values: Any) -> JobRequest:
 
 
 async def _json(request: Request) -> Any:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_JSON_BYTES:
-            raise TooLarge(f"The body is over {MAX_JSON_BYTES // 2**20} MiB.", hint="Upload images as a form.")
     try:
-        return json.loads(bytes(body))
+        return json.loads(await request.body())
     except (ValueError, RecursionError) as error:
         raise UsageError(f"The body is no JSON: {error}.") from None

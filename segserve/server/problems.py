@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sqlite3
 from dataclasses import asdict
 from http import HTTPStatus
@@ -16,7 +17,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from segserve import redact
-from segserve.errors import SegserveError, disk_full
+from segserve.errors import QuotaExceeded, SegserveError, disk_full
 from segserve.layout import Home
 
 logger = logging.getLogger(__name__)
@@ -55,12 +56,17 @@ def problem(error: SegserveError) -> Problem:
     )
 
 
+def retry_after(error: SegserveError) -> dict[str, str]:
+    """The header that says when to come again, if the error knows."""
+    return {"Retry-After": str(math.ceil(error.after_s))} if isinstance(error, QuotaExceeded) else {}
+
+
 def install(app: FastAPI, home: Home) -> None:
     """Make every error that leaves a route one of these."""
 
     def explained(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, SegserveError)  # noqa: S101 - it is registered for these
-        return answer(problem(error))
+        return answer(problem(error), retry_after(error))
 
     def refused(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)  # noqa: S101

@@ -16,6 +16,7 @@ from segserve import api, devices, process, redact
 from segserve.config import ServerSettings
 from segserve.layout import Home
 from segserve.scheduler import slots
+from segserve.server import bodies
 from segserve.server.app import create_app
 from segserve.server.desk import Desk
 from segserve.server.door import Door, check_address
@@ -102,6 +103,7 @@ def serve(session: api.Session, settings: ServerSettings, *, started: Callable[[
                 access_log=False,  # a query may hold a repository's URL with credentials
                 timeout_graceful_shutdown=_GRACE_SECONDS,
                 server_header=False,
+                http=bodies.protocol(settings.patience_s),
                 ws="none",
                 proxy_headers=bool(settings.proxies),
                 forwarded_allow_ips=list(settings.proxies),

@@ -20,6 +20,7 @@ from segserve.errors import TooLarge, UsageError
 
 MAX_FIELD_BYTES = 1 << 20
 MAX_FIELDS = 100
+MAX_HEAD_BYTES = 16 << 10  # of one part
 _BATCH_BYTES = 1 << 20  # so much is parsed and written by one visit to a thread
 _UNFIT = re.compile(r"[^\w.\- ()+\[\]@=,]+")
 _MAX_NAME = 150
@@ -35,11 +36,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A file that has come: where it lies, the name that the client gave it, and SHA-256 (hex) of what is in it."""
+    """A file that has come: where it lies, the name that the client gave it, its bytes, SHA-256 (hex) of them."""
 
     path: Path
     name: str
     sha256: str
+    size: int
 
 
 @dataclass
@@ -79,7 +81,7 @@ class _Reader:
         self._folder, self._limits = folder, limits
         self._form = Form()
         self._taken: set[str] = set()
-        self._size = 0
+        self._size = self._parts = 0
         self._ended = False
         self._file: BinaryIO | None = None
         self._parser = MultipartParser(
@@ -117,16 +119,27 @@ class _Reader:
     # -- called by the parser, in the order of the body ---------------------------------------------------------------
 
     def _begin(self) -> None:
+        self._parts += 1
+        if self._parts > self._limits.files + MAX_FIELDS:
+            raise TooLarge("The form has too many parts.", hint="Send fewer images at a time.")
+        self._head = 0
         self._headers: dict[bytes, bytes] = {}
         self._name = self._value = b""
         self._field = ""
         self._text = bytearray()
 
     def _header_name(self, data: bytes, start: int, end: int) -> None:
+        self._count_head(end - start)
         self._name += data[start:end]
 
     def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._count_head(end - start)
         self._value += data[start:end]
+
+    def _count_head(self, size: int) -> None:
+        self._head += size
+        if self._head > MAX_HEAD_BYTES:
+            raise TooLarge("The head of a part of the form is too large.")
 
     def _header_end(self) -> None:
         self._headers[self._name.lower()] = self._value
@@ -159,9 +172,10 @@ class _Reader:
         if self._file is None:
             self._form.fields[self._field] = self._text.decode("utf-8", "replace")
             return
+        size = self._file.tell()
         self._file.close()
         self._file = None
-        self._form.files.append(Upload(self._path, self._original, self._hash.hexdigest()))
+        self._form.files.append(Upload(self._path, self._original, self._hash.hexdigest(), size))
 
     def _all(self) -> None:
         self._ended = True
