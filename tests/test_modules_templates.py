@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from segserve import api, dialects, scaffold
+from segserve.check.probes import course
 from segserve.cli import main
 from segserve.cli.new import TEMPLATES
 from tests.repositories import git
@@ -68,3 +70,26 @@ def test_an_untouched_template_passes_its_own_ci(template: str, tmp_path: Path, 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
     assert git(made, "status", "--porcelain") == ""
+
+
+@pytest.mark.network
+@pytest.mark.parametrize(
+    ("template", "probes"),
+    [("compox-segmentation", ["one", "sizes", "16-bit"]), ("compox-registration", course.ALIGNING["Image2Alignment"])],
+)
+def test_check_runs_modules(
+    template: str,
+    probes: list[str],
+    tmp_path: Path,
+    shared_home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("SEGSERVE_HOME", str(shared_home))
+    monkeypatch.setitem(course.PROBES, "quick", ("one", "sizes", "16-bit"))  # type: ignore[misc]
+    made = api.new(tmp_path / "module", template=template)
+    assert main(["check", str(made), "--run", "--fail-on", "warning", "--json"]) == 0
+    checked = json.loads(capsys.readouterr().out)
+    assert checked["findings"] == []
+    assert [one["probe"] for one in checked["probes"]] == [*probes, "info"]
+    assert {one["state"] for one in checked["probes"]} == {"succeeded"}

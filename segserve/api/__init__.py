@@ -101,16 +101,19 @@ def validate(
     return [finding for report in reports for finding in report.findings]
 
 
-def new(folder: str | Path, *, template: str = "threshold", env: str = "uv") -> Path:
+def new(folder: str | Path, *, template: str = "threshold", env: str = "uv", ci_from: str | None = None) -> Path:
     """Write a repository with an executor that runs as it stands; see `segserve new`. Returns its absolute path.
 
+    ci_from: where its CI takes segserve from, `https://host/owner/name@revision`; by default where this one came from.
+
     Raises:
-        UsageError: no such template or kind of environment, no name, or the folder is in use.
+        UsageError: no such template, kind of environment or source, no name, or the folder is in use.
     """
     for word, known in ((template, {**scaffold.METHODS, **scaffold.MODULES}), (env, scaffold.ENVIRONMENTS)):
         if word not in known:
             raise UsageError(f"There is no '{word}'.", hint=did_you_mean(word, known))
-    return scaffold.create(Path(folder), template=template, env=env)
+    source = scaffold.source.parse(ci_from) if ci_from else scaffold.source.installed()
+    return scaffold.create(Path(folder), template=template, env=env, source=source)
 
 
 def sdk_wheel(folder: str | Path = ".") -> dict[str, str]:

@@ -86,7 +86,7 @@ def check(
     able = not any(finding.rule in _PREVENTING for finding in found)
     if able and (anew or probing is not None):
         project = dialects.load(checkout / pin.subdir)
-        path = Repository(project.folder).project_file
+        path = "pyproject.toml" if project.module else Repository(project.folder).project_file
         found += rot.find(project, request.build, Place(path, 1, 1)) if anew else []
         report = split(found, {*ignore, *project.manifest.check.ignore})
     if able and probing is not None:

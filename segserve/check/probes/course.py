@@ -30,6 +30,8 @@ from segserve.project import EntryPoint, Project
 # The first four have to succeed, the others give numbers and warnings.
 QUICK = ("one", "sizes", "16-bit", "colour", "blank", "upside-down")
 PROBES: Mapping[str, Sequence[str]] = {"quick": QUICK, "full": (*QUICK, "repeat", "many")}
+# A module that aligns images can do nothing with one, and nothing sensible with images of different sizes.
+ALIGNING: Mapping[str, Sequence[str]] = {"Image2Alignment": ("pair", "pair-16-bit")}
 BUDGET_SECONDS = {"quick": 600.0, "full": 3600.0}
 _FORGIVING = frozenset({"blank", "upside-down"})
 
@@ -237,7 +239,7 @@ def run_probes(
 ) -> tuple[list[Finding], list[Probed]]:
     """Run the probes `quick` or `full` on every entry point that takes images, or on `only` one.
 
-    `path` is the MLProject as findings call it. After `budget_s` seconds no further probe begins.
+    `path` is the file that findings name: MLProject, or pyproject.toml of a module. After `budget_s` seconds no further probe begins.
 
     Raises:
         SegserveError: what is no fault of the executor: no GPU, no network, a full disk.
@@ -245,6 +247,7 @@ def run_probes(
     seconds = BUDGET_SECONDS[probes] if budget_s is None else budget_s
     about = manifest.load(project.folder, project.folder).manifest
     course = Course(ctx, request, scratch, Place(path, 1, 1), about, time.monotonic() + seconds)
+    names = ALIGNING.get(project.module.get("algorithm_type", ""), PROBES[probes])
     for entry in project.entry_points.values():
         if entry.problems or (only is not None and entry.name != only):
             continue
@@ -256,5 +259,5 @@ def run_probes(
                 message = f"{entry.name} needs values for {', '.join(lacking)}, which nobody knows here."
                 course.findings.append(rules.SKIPPED.at(message, course.place, "Give them defaults."))
             else:
-                course.entry(entry, PROBES[probes])
+                course.entry(entry, names)
     return course.findings, course.probed

@@ -24,6 +24,7 @@ class Picture:
 
 
 _ONE: tuple[Disc, ...] = ((28, 30, 9), (70, 24, 11), (120, 34, 8), (36, 84, 12), (84, 92, 9), (132, 88, 11))
+_MOVED: tuple[Disc, ...] = tuple((x + 6, y - 4, radius) for x, y, radius in _ONE)
 MANY = 1_001
 
 SETS: Mapping[str, Sequence[Picture]] = {
@@ -37,6 +38,8 @@ SETS: Mapping[str, Sequence[Picture]] = {
     "colour": (Picture((128, 160), _ONE, colour=True),),
     "blank": (Picture((128, 160), ()),),
     "upside-down": (Picture((128, 160), tuple((x, 127 - y, radius) for x, y, radius in _ONE)),),
+    "pair": (Picture((128, 160), _ONE), Picture((128, 160), _MOVED)),
+    "pair-16-bit": (Picture((128, 160), _ONE, bits=16), Picture((128, 160), _MOVED, bits=16)),
     # Where the disc stands says which image it is: 1,001 are the first number with four digits.
     "many": tuple(Picture((48, 48), ((12 + 8 * (n % 4), 12 + 8 * (n // 4 % 4), 6),)) for n in range(MANY)),
 }

@@ -18,6 +18,7 @@ import numpy as np
 
 from segserve import kit, process
 from segserve.errors import BackendError, UsageError
+from segserve.scaffold.source import Source
 
 METHODS: Mapping[str, tuple[str, tuple[str, ...]]] = {  # name → (what it does, what it needs besides)
     "threshold": ("Finds bright objects by a threshold.", ()),
@@ -36,7 +37,7 @@ ENVIRONMENTS: Mapping[str, tuple[str, str]] = {  # name → (line of the MLProje
     "docker": ("docker_env: {{image: {image}}}", "Dockerfile"),
 }
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
-_TEMPLATES = Path(__file__).with_name("templates") / "executor"
+_TEMPLATES = Path(__file__).parent.parent / "templates" / "executor"
 # Circles of the example image: (x, y) of the middle, radius, in pixels.
 _OBJECTS = ((24, 30, 9), (70, 22, 12), (110, 40, 8), (36, 84, 14), (84, 76, 10), (112, 108, 11), (60, 114, 7))
 
@@ -49,10 +50,11 @@ class Author:
     email: str = ""
 
 
-def create(folder: Path, *, template: str = "threshold", env: str = "uv") -> Path:
+def create(folder: Path, *, template: str = "threshold", env: str = "uv", source: Source | None = None) -> Path:
     """Write an executor into `folder`, which must not exist or be empty, and commit it; its absolute path.
 
-    The last part of the path is the executor's name.
+    The last part of the path is the executor's name. From `source` its CI takes segserve, with the GitHub action, the
+    GitLab include and the hook that lie there; without one, CI installs segserve from the package index.
 
     Raises:
         UsageError: the name cannot be one, or the folder is in use or cannot be written; `env` for a module.
@@ -72,7 +74,7 @@ def create(folder: Path, *, template: str = "threshold", env: str = "uv") -> Pat
     try:
         folder.mkdir(parents=True, exist_ok=True)
         author = _author(folder)
-        answers = _answers(folder.name, template, env, author)
+        answers = {**_answers(folder.name, template, env, author), **_ci(source)}
         if template in MODULES:
             _render(folder, answers, ("every", "module", template))
         else:
@@ -108,6 +110,18 @@ def _answers(name: str, template: str, env: str, author: Author) -> dict[str, An
         "year": datetime.now(UTC).year,
         "author": author.name or "the authors",
         "contact": re.sub(r"[\"\\]", "", author.name),
+    }
+
+
+def _ci(source: Source | None) -> dict[str, str]:
+    if source is None:
+        return dict.fromkeys(("source", "revision", "action", "include"), "") | {"requirement": "segserve"}
+    return {
+        "source": source.url,
+        "revision": source.rev,
+        "action": source.action,
+        "include": source.include,
+        "requirement": source.requirement,
     }
 
 
