@@ -74,6 +74,8 @@ def _add_everything(archive: tarfile.TarFile, packages: Path, programs: Sequence
     for name, path in commands.items():
         _add(archive, path, f"bin/{name}")
     _link(archive, "bin/sh", "bash")
+    if "env" in commands:
+        _link(archive, "usr/bin/env", "../../bin/env")  # where scripts expect it
     modules = [*(standard / "lib-dynload").glob("*.so"), *packages.rglob("*.so")]
     for library in sorted(_shared_objects([interpreter, *commands.values(), *modules])):
         loader = library.name.startswith("ld-")

@@ -7,87 +7,24 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from fluidattacks_core.sarif import SarifLog
 from junitparser import JUnitXml
-from pre_commit.clientlib import load_manifest
+from pre_commit.clientlib import load_config, load_manifest
 
+from segserve import api
 from segserve.cli import main
+from segserve.errors import UsageError
 from tests.corpus import GOOD
+from tests.hosted import ACTION, Container, Runner, download_action, variables
+from tests.image import base_image
 from tests.repositories import make_repository
 
 ROOT = Path(__file__).parent.parent
-ACTION = yaml.safe_load((ROOT / "action.yml").read_text())
-
-
-@dataclass
-class Runner:
-    """GitHub's runner as far as a composite action sees it: files for env, path and output, expressions in `env`.
-
-    What begins with `uses` is another action; it is not executed here.
-    """
-
-    folder: Path
-    workspace: Path
-    inputs: Mapping[str, str]
-    env: dict[str, str] = field(default_factory=dict)
-    outputs: dict[str, dict[str, str]] = field(default_factory=dict)
-    log: str = ""
-
-    def run(self, steps: list[dict[str, Any]]) -> int:
-        """The exit code of the first step that fails, else 0."""
-        for number, step in enumerate(steps):
-            if "run" in step:
-                code = self._step(step, number)
-                if code:
-                    return code
-        return 0
-
-    def _step(self, step: dict[str, Any], number: int) -> int:
-        assert step["shell"] == "bash"
-        script = self.folder / f"{number}.sh"
-        script.write_text(step["run"])
-        assert "${{" not in step["run"], "expressions belong into env: there they are no code"
-        files = {name: self.folder / f"{number}.{name}" for name in ("GITHUB_ENV", "GITHUB_PATH", "GITHUB_OUTPUT")}
-        for file in files.values():
-            file.touch()
-        given = {name: self.value(str(text)) for name, text in step.get("env", {}).items()}
-        done = subprocess.run(
-            ["bash", "--noprofile", "--norc", "-eo", "pipefail", str(script)],
-            cwd=self.workspace,
-            env={**self.env, **given, **{name: str(file) for name, file in files.items()}},
-            capture_output=True,
-            text=True,
-        )
-        self.log += done.stdout + done.stderr
-        self.env |= _pairs(files["GITHUB_ENV"])
-        self.env["PATH"] = os.pathsep.join([*files["GITHUB_PATH"].read_text().split(), self.env["PATH"]])
-        self.outputs[step.get("id", str(number))] = _pairs(files["GITHUB_OUTPUT"])
-        return done.returncode
-
-    def value(self, text: str) -> str:
-        """`text` with its expressions evaluated."""
-
-        def look_up(match: re.Match[str]) -> str:
-            name = match[1]
-            if name.startswith("inputs."):
-                return self.inputs.get(name[7:], ACTION["inputs"][name[7:]]["default"])
-            if name.startswith("steps."):
-                _, step, _, output = name.split(".")
-                return self.outputs.get(step, {}).get(output, "")
-            return {"github.action_path": str(ROOT)}[name]
-
-        return re.sub(r"\$\{\{ *([\w.-]+) *\}\}", look_up, text)
-
-
-def _pairs(file: Path) -> dict[str, str]:
-    return dict(line.split("=", 1) for line in file.read_text().splitlines())
 
 
 def test_every_expression_names_something_that_exists() -> None:
@@ -105,36 +42,53 @@ def test_every_expression_names_something_that_exists() -> None:
     ]
 
 
+# What steps of ours call on a hosted runner, beside Python and bash.
+PROGRAMS = ("git", "git-upload-pack", "mkdir", "cat", "dirname", "env", "mktemp", "rm")
+
+
+@pytest.mark.docker
 @pytest.mark.network
-def test_the_actions_steps_as_the_hosted_runner_takes_them(tmp_path: Path) -> None:
-    """A clean virtual environment, from the action's own folder, then a good executor and a bad one."""
-    make_repository(tmp_path / "good", GOOD)
-    bad = {**GOOD, "MLProject": GOOD["MLProject"].replace("--size {size}", '--size "{size}"')}
-    make_repository(tmp_path / "bad", {**bad, "LICENSE": "x"})
-    temp, state = tmp_path / "temp", tmp_path / "state"
-    for folder in (temp, state, tmp_path / "home"):
+def test_the_workflow_of_a_new_repository_in_a_container(tmp_path: Path) -> None:
+    """What `segserve new` writes and GitHub runs, from the action's installation on, on a bare machine; and a bad one."""
+    made = api.new(tmp_path / "blobs", ci_from="https://github.com/lab/segserve@v0.1.0")
+    job = yaml.safe_load((made / ".github" / "workflows" / "check.yml").read_text())["jobs"]["check"]
+    checkout, ours, own = job["steps"]
+    assert (checkout["uses"].split("@")[0], ours["uses"]) == ("actions/checkout", "lab/segserve@v0.1.0")
+    state, temp, home = (tmp_path / name for name in ("state", "temp", "runner"))
+    for folder in (state, temp, home):
         folder.mkdir()
-    base = {
-        **{name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_", "SSL_", "GIT_"))},
-        "PATH": f"{Path(sys.base_prefix) / 'bin'}{os.pathsep}/usr/local/bin:/usr/bin:/bin",
-        "HOME": str(tmp_path / "home"),
+    environment = {
+        **variables(),
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "HOME": str(home),
         "RUNNER_TEMP": str(temp),
         "GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md"),
     }
-    runner = Runner(state, tmp_path / "good", {"fail-on": "warning"}, env=base)
-    assert runner.run(ACTION["runs"]["steps"]) == 0, runner.log
-    assert json.loads(runner.outputs["project"]["entry-points"]) == ["main", "info"]
-    assert re.fullmatch(r"[0-9a-f]{20}", runner.outputs["project"]["environment-key"])
-    assert "passing" in Path(runner.outputs["check"]["badge"]).read_text()
-    assert "No findings" in (tmp_path / "summary.md").read_text()
+    action = download_action(tmp_path / "_actions" / "lab" / "segserve" / "v0.1.0")
+    with Container(base_image(tmp_path / "base", programs=PROGRAMS), tmp_path) as machine:
+        runner = Runner(state, made, ours["with"], env=environment, action=action, inside=machine.inside)
+        assert runner.run(ACTION["runs"]["steps"]) == 0, runner.log
+        assert json.loads(runner.outputs["project"]["entry-points"]) == ["main", "info"]
+        assert "No findings" in (tmp_path / "summary.md").read_text()
+        assert "passing" in Path(runner.outputs["check"]["badge"]).read_text()
+        assert re.fullmatch(r"[0-9a-f]{20}", runner.outputs["project"]["environment-key"])
+        assert "upside-down" in runner.log
+        assert runner.run([own]) == 0, runner.log
+        _refuses(replace(runner, inputs={"ignore": "no-readme no-info"}, log=""), tmp_path)
+    assert "7 objects in 1 image" in runner.log
+    assert "3 passed" in runner.log
 
-    again = Runner(state, tmp_path / "bad", {"ignore": "no-readme no-info"}, env=runner.env)
-    assert again.run([step for step in ACTION["runs"]["steps"] if step.get("name") != "Install segserve"]) == 7
-    assert "::error file=MLProject,line=8,col=5,title=unsafe-placeholder::" in again.log
-    log = SarifLog.model_validate_json(Path(again.outputs["check"]["sarif"]).read_text())
+
+def _refuses(runner: Runner, folder: Path) -> None:
+    bad = {**GOOD, "MLProject": GOOD["MLProject"].replace("--size {size}", '--size "{size}"'), "LICENSE": "x"}
+    make_repository(folder / "bad", bad)
+    runner.workspace = folder / "bad"
+    assert runner.run([step for step in ACTION["runs"]["steps"] if step.get("name") != "Install segserve"]) == 7
+    assert "::error file=MLProject,line=8,col=5,title=unsafe-placeholder::" in runner.log
+    log = SarifLog.model_validate_json(Path(runner.outputs["check"]["sarif"]).read_text())
     assert [one.rule_id for one in log.runs[0].results or ()] == ["unsafe-placeholder"]
-    assert JUnitXml.fromfile(again.outputs["check"]["junit"]).failures == 1
-    assert "unsafe-placeholder" in (tmp_path / "summary.md").read_text()
+    assert JUnitXml.fromfile(runner.outputs["check"]["junit"]).failures == 1
+    assert "unsafe-placeholder" in (folder / "summary.md").read_text()
 
 
 def test_gitlabs_script(tmp_path: Path) -> None:
@@ -170,6 +124,74 @@ def test_the_hook_is_what_pre_commit_reads(tmp_path: Path, monkeypatch: pytest.M
     assert main(words) == 0
     (tmp_path / "good" / "LICENSE").unlink()
     assert main(words) == 7
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_hook_as_pre_commit_runs_it(tmp_path: Path) -> None:
+    """`pre-commit try-repo` installs segserve from a repository into an environment of its own and runs the hook."""
+    published = download_action(tmp_path / "segserve")
+    make_repository(published, {})
+    make_repository(tmp_path / "good", GOOD)
+    tool = [str(Path(sys.executable).with_name("pre-commit")), "try-repo", str(published), "segserve-check"]
+    environment = {**os.environ, **variables(), "PRE_COMMIT_HOME": str(tmp_path / "hooks")}
+
+    def tried() -> subprocess.CompletedProcess[str]:
+        words = [*tool, "--all-files", "--color", "never"]
+        return subprocess.run(words, cwd=tmp_path / "good", env=environment, capture_output=True, text=True)
+
+    done = tried()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"segserve check\.+Passed", done.stdout)
+    (tmp_path / "good" / "LICENSE").unlink()
+    done = tried()
+    assert done.returncode == 1
+    assert "exit code: 7" in done.stdout
+    assert "no-licence" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("source", "action", "include"),
+    [
+        (
+            "https://github.com/lab/segserve@v0.1.0",
+            "lab/segserve@v0.1.0",
+            "https://raw.githubusercontent.com/lab/segserve/v0.1.0/",
+        ),
+        ("https://gitlab.example.org/a/b/segserve@v2", "", "https://gitlab.example.org/a/b/segserve/-/raw/v2/"),
+    ],
+)
+def test_ci_of_a_new_repository_takes_segserve_from_where_one_says(
+    source: str, action: str, include: str, tmp_path: Path
+) -> None:
+    made = api.new(tmp_path / "blobs", ci_from=source)
+    steps = yaml.safe_load((made / ".github" / "workflows" / "check.yml").read_text())["jobs"]["check"]["steps"]
+    if action:
+        assert steps[1]["uses"] == action
+        assert set(steps[1]["with"]) <= set(ACTION["inputs"])
+    else:
+        assert steps[2]["run"] == f'pip install "git+{source}" pytest'
+    pipeline = yaml.safe_load((made / ".gitlab-ci.yml").read_text())
+    (remote,) = pipeline["include"]
+    assert remote["remote"].startswith(include)
+    assert (ROOT / remote["remote"].removeprefix(include)).is_file()
+    included = yaml.safe_load((ROOT / "gitlab" / "segserve-check.yml").read_text())
+    assert pipeline["segserve-check"]["variables"]["SEGSERVE_SOURCE"] == f"git+{source}"
+    assert set(pipeline["segserve-check"]["variables"]) <= set(included[".segserve-check"]["variables"])
+    config = load_config(made / ".pre-commit-config.yaml")
+    (hook,) = config["repos"]
+    assert f"{hook['repo']}@{hook['rev']}" == source
+    assert [one["id"] for one in hook["hooks"]] == [load_manifest(ROOT / ".pre-commit-hooks.yaml")[0]["id"]]
+
+
+def test_without_a_source_ci_installs_from_the_index(tmp_path: Path) -> None:
+    made = api.new(tmp_path / "blobs")
+    assert "uses: actions/setup-python" in (made / ".github" / "workflows" / "check.yml").read_text()
+    assert 'pip install "segserve" pytest' in (made / ".gitlab-ci.yml").read_text()
+    assert load_config(made / ".pre-commit-config.yaml")["repos"][0]["repo"] == "local"
+    for wrong in ("https://github.com/lab/segserve", "lab/segserve@v1", "git@github.com:lab/segserve@v1"):
+        with pytest.raises(UsageError):
+            api.new(tmp_path / "other", ci_from=wrong)
 
 
 def test_keys_for_caches_follow_what_is_built(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ TEMPLATES = (
 @click.option("--env", type=click.Choice(["uv", "conda", "docker"]), default="uv", show_default=True,
               help="How its environment is described.")  # fmt: skip
 @click.option("--ci-from", metavar="URL@REV",
-              help="Where its CI takes segserve from.  [default: where this one was installed from, else the index]")  # fmt: skip
+              help="Where its CI takes segserve from.  [default: where this one is from, else the index]")  # fmt: skip
 @options.JSON
 def new_command(folder: Path, template: str, env: str, ci_from: str | None, as_json: bool) -> None:
     """Write a repository with an executor that runs as it stands into the folder NAME.

@@ -1,4 +1,4 @@
-"""Where the CI of a new repository takes segserve from: a repository at a revision, as GitHub, GitLab and pip name it."""
+"""Where the CI of a new repository takes segserve from: a repository at a revision, as GitHub, GitLab, pip name it."""
 
 from __future__ import annotations
 

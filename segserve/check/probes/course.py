@@ -239,7 +239,8 @@ def run_probes(
 ) -> tuple[list[Finding], list[Probed]]:
     """Run the probes `quick` or `full` on every entry point that takes images, or on `only` one.
 
-    `path` is the file that findings name: MLProject, or pyproject.toml of a module. After `budget_s` seconds no further probe begins.
+    `path` is the file that findings name: MLProject, or pyproject.toml of a module. After `budget_s` seconds no further
+    probe begins.
 
     Raises:
         SegserveError: what is no fault of the executor: no GPU, no network, a full disk.
