@@ -49,7 +49,7 @@ PROGRAMS = ("git", "git-upload-pack", "mkdir", "cat", "dirname", "env", "mktemp"
 @pytest.mark.docker
 @pytest.mark.network
 def test_the_workflow_of_a_new_repository_in_a_container(tmp_path: Path) -> None:
-    """What `segserve new` writes and GitHub runs, from the action's installation on, on a bare machine; and a bad one."""
+    """What `segserve new` writes and GitHub runs, from the action's installation on; and a bad one."""
     made = api.new(tmp_path / "blobs", ci_from="https://github.com/lab/segserve@v0.1.0")
     job = yaml.safe_load((made / ".github" / "workflows" / "check.yml").read_text())["jobs"]["check"]
     checkout, ours, own = job["steps"]
