@@ -119,11 +119,25 @@ class FetchSettings(_Section):
     timeout_s: Annotated[float, Field(gt=0, description="time limit per file in seconds")] = 30.0
 
 
+class SandboxSettings(_Section):
+    """`[sandbox]`: how executors are shut in, beside those that bring an image for docker."""
+
+    kind: Annotated[Literal["none", "bubblewrap"], Field(description="bubblewrap, or none")] = "none"
+    memory_gb: Annotated[float, Field(ge=0, description="of all processes of a job together, 0 = no limit")] = 0.0
+    processes: Annotated[int, Field(ge=0, description="the most processes of a job, 0 = no limit")] = 4096
+    allow: Annotated[
+        tuple[str, ...], Field(description="hosts, addresses, networks for executors with a network, if not public")
+    ] = ()
+
+
 class ExecutorSettings(_Section):
     """`[executors.<name>]`: what a short name stands for."""
 
     ref: Annotated[str, Field(min_length=1, description="the reference, as `segserve run` takes it")]
     description: Annotated[str, Field(description="for `segserve executors list`")] = ""
+    network: Annotated[
+        Literal["none", "first-run", "always"], Field(description="what it gets of the network in a sandbox")
+    ] = "none"
 
 
 _Name = Annotated[str, Field(pattern=rf"^{SHORT_NAME.pattern}$")]
@@ -146,6 +160,7 @@ class Settings(_Section):
     queue: QueueSettings = QueueSettings()
     server: ServerSettings = ServerSettings()
     fetch: FetchSettings = FetchSettings()
+    sandbox: SandboxSettings = SandboxSettings()
     repositories: RepositorySettings = RepositorySettings()
     open_clients: OpenClientSettings = OpenClientSettings()
     quotas: QuotaSettings = QuotaSettings()

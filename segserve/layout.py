@@ -43,6 +43,16 @@ class AttemptDir:
         return self.path / "supervisor.json"
 
     @property
+    def door(self) -> Path:
+        """The unix socket over which a sandbox hands out the sockets of its own network."""
+        return self.path / "door"
+
+    @property
+    def shell(self) -> Path:
+        """A folder with the program that MLflow takes for bash when the attempt is shut in."""
+        return self.path / "shell"
+
+    @property
     def storage(self) -> Path:
         """Where MLflow puts what it downloads for this attempt."""
         return self.path / "storage"
@@ -200,6 +210,14 @@ class Home:
     def cache(self) -> Path:
         """`CACHE_FOLDER` of executors: downloaded weights."""
         return self.path / "cache"
+
+    def executor_cache(self, key: str) -> Path:
+        """`CACHE_FOLDER` of one executor, by the key of its repository."""
+        return self.cache / "executors" / key
+
+    def executor_cache_filled(self, key: str) -> Path:
+        """The commits whose first run has filled that cache; out of the executor's reach."""
+        return self.cache / "executors" / f"{key}.filled.json"
 
     @property
     def temporary(self) -> Path:

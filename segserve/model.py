@@ -115,6 +115,18 @@ GO = b"go\n"  # what a supervisor that was started early waits for
 
 
 @dataclass(frozen=True, slots=True)
+class Sandbox:
+    """What of this machine an attempt sees when it is shut in, everything at its own path."""
+
+    read_only: tuple[str, ...]
+    writable: tuple[str, ...]
+    devices: tuple[str, ...] = ()
+    home: str = ""  # its $HOME
+    network: bool = False  # whether it reaches the outside, through a proxy of its supervisor
+    allow: tuple[str, ...] = ()  # hosts and networks that it may reach then although they are not public
+
+
+@dataclass(frozen=True, slots=True)
 class LaunchPlan:
     """All that a supervisor needs (attempt.json). Secrets are not in here: they come by its environment."""
 
@@ -134,6 +146,9 @@ class LaunchPlan:
     docker_args: Mapping[str, Any] | None = None  # None: no docker
     gpus: tuple[str, ...] = ()  # UUIDs
     timeout_s: float = 0.0
+    memory_gb: float = 0.0  # of all its processes together; 0 means no limit
+    processes: int = 0
+    sandbox: Sandbox | None = None
 
     @property
     def cookie(self) -> str:
@@ -147,6 +162,7 @@ class Ending(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     TIMED_OUT = "timed-out"
+    EXCEEDED = "exceeded"  # more memory or processes than it may have
     CANCELLED = "cancelled"  # SIGTERM / `segserve cancel`
     ORPHANED = "orphaned"  # the parent of an attached attempt went away
     LOST = "lost"  # written by the pipeline for a supervisor that is proved dead
@@ -235,7 +251,13 @@ def job_from_json(text: str) -> Job:
 def plan_from_json(text: str) -> LaunchPlan:
     """Read back what `to_json(plan)` wrote."""
     data = json.loads(text)
+    if data["sandbox"] is not None:
+        data["sandbox"] = Sandbox(**{name: _frozen(value) for name, value in data["sandbox"].items()})
     return LaunchPlan(**{**data, "path": tuple(data["path"]), "gpus": tuple(data["gpus"])})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def outcome_from_json(text: str) -> Outcome:

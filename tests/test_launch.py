@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -78,6 +79,27 @@ def test_a_time_limit_ends_what_ignores_sigterm(tmp_path: Path, mlflow_server: s
     assert 3.4 < outcome.ended - outcome.started < 10
     assert not living(plan)
     assert "[segserve] It ran longer than 0.5 s." in attempt.log.read_text()
+
+
+HUNGRY = "import time; held = bytearray(300_000_000); print('held', flush=True); time.sleep(300)"
+
+
+def test_an_executor_that_takes_more_memory_than_it_may_is_ended(tmp_path: Path, mlflow_server: str) -> None:
+    attempt, plan, outcome = run_attempt(
+        tmp_path, mlflow_server, f"{sys.executable} -I script", script=HUNGRY, memory_gb=0.2
+    )
+    assert (outcome.ending, outcome.message) == (Ending.EXCEEDED, "It used more memory than the 0.2 GB that it may.")
+    assert "[segserve] It used more memory" in attempt.log.read_text()
+    assert not living(plan)
+    assert status_of(mlflow_server, plan.run_id) == "FAILED"
+
+
+def test_an_executor_that_starts_more_processes_than_it_may_is_ended(tmp_path: Path, mlflow_server: str) -> None:
+    _, plan, outcome = run_attempt(
+        tmp_path, mlflow_server, "for i in $(seq 30); do sleep 300 & done; wait", processes=10
+    )
+    assert outcome.message == "It started more than the 10 processes that it may."
+    assert not living(plan)
 
 
 def test_cancel(tmp_path: Path, mlflow_server: str) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU, or one MIG slice of it. `memory` is in bytes, `capability` the CUDA one, `users` pids that compute."""
+    """One GPU, or one MIG slice of it. `memory` is in bytes, `capability` the CUDA one, `users` pids that compute,
+    `minor` the number of its device file (/dev/nvidia<minor>).
+    """
 
     uuid: str
     index: int
@@ -19,6 +21,7 @@ class Gpu:
     memory: int
     capability: tuple[int, int]
     users: tuple[int, ...] = ()
+    minor: int = -1
 
     def __str__(self) -> str:
         return f"GPU {self.index} ({self.name})"
@@ -60,6 +63,7 @@ def _of_board(nvml: Any, index: int) -> list[Gpu]:
             memory=int(nvml.nvmlDeviceGetMemoryInfo(device).total),
             capability=(int(capability[0]), int(capability[1])),
             users=_users(nvml, device),
+            minor=int(nvml.nvmlDeviceGetMinorNumber(handle)),
         )
         for device in slices or [handle]
     ]

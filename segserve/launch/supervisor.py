@@ -22,9 +22,10 @@ from typing import Any, NoReturn
 
 import psutil
 
-from segserve import devices, process, redact
+from segserve import devices, process, redact, sandbox
 from segserve.errors import BackendError
-from segserve.gate import Gate, Rules
+from segserve.fetching.addresses import Policy
+from segserve.gate import Door, Gate, Outside, Rules
 from segserve.launch import executor
 from segserve.launch.log import Log
 from segserve.layout import AttemptDir
@@ -34,6 +35,7 @@ from segserve.model import (
     Ending,
     LaunchPlan,
     Outcome,
+    Sandbox,
     plan_from_json,
     to_json,
     write_atomically,
@@ -90,6 +92,7 @@ class Supervisor:
         self._wake_end, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._cookie = ""  # that of the plan, once it is known
         self._why: Ending | None = None  # why it is ended before it ends by itself
+        self._too_much = ""  # what it took more of than it may
         self._over = False  # the executor has ended by itself, it is too late to stop it
         self._started = 0.0  # of the executor, seconds since the epoch
         self._deadline = float("inf")  # monotonic
@@ -114,7 +117,11 @@ class Supervisor:
         self._cookie = self.plan.cookie
         # MLflow prints the command with all its values.
         self._log.hide([value for name, value in self.plan.parameters.items() if redact.value(name, value) != value])
-        executor.enter(self.plan, self._open_gate().variables)
+        gate = self._open_gate()
+        shut_in = self._shut_in(self.plan.sandbox, gate) if self.plan.sandbox else []
+        executor.enter(self.plan, gate.variables)
+        if self.plan.sandbox:
+            sandbox.enter(self.plan.sandbox, shut_in, self._attempt.shell)
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         sys.addaudithook(self._audit)
         with_executor = ThreadPoolExecutor(1, thread_name_prefix="executor")
@@ -136,6 +143,25 @@ class Supervisor:
         self._log.hide([gate.password])
         gate.open()
         return gate
+
+    def _shut_in(self, plan: Sandbox, gate: Gate) -> list[str]:
+        """The command that shuts the executor in; the gate is reached from inside as from outside, at the same port."""
+        # While the environment is still ours: it may name a proxy.
+        outside = Outside(Policy(allow=plan.allow), self._log.say) if plan.network else None
+        serve = [gate.serve, *([outside.serve] if outside else [])]
+
+        def take(listening: Sequence[socket.socket]) -> None:
+            for one, listener in zip(serve, listening, strict=True):
+                one(listener)
+
+        Door(self._attempt.door, take, len(serve)).open()
+        return sandbox.command(
+            plan,
+            project=Path(self.plan.project),
+            door=self._attempt.door,
+            ports=[gate.port, sandbox.OUTSIDE_PORT][: len(serve)],
+            processes=self.plan.processes,
+        )
 
     def abandon(self) -> None:
         """Leave nothing behind after a defect of ours."""
@@ -216,6 +242,7 @@ class Supervisor:
         self._beaten = now
         self._reap()
         pids = [one.pid for one in self._living()]
+        self._bound(pids)
         self._most_memory = max([self._most_memory, *map(_peak_memory, pids)])
         living = [(pid, started) for pid in pids if (started := _start_time(pid)) is not None]
         text = json.dumps({"time": time.time(), "boot_id": process.boot_id(), "processes": living})
@@ -223,6 +250,16 @@ class Supervisor:
         with suppress(OSError):  # a full disk is no reason to die; no fsync: after a power cut it means nothing
             scratch.write_text(text, encoding="utf-8")
             scratch.replace(self._attempt.heartbeat)
+
+    def _bound(self, pids: Sequence[int]) -> None:
+        """End an executor that takes more than it may. This is no wall: between two looks it can."""
+        limit = self.plan.memory_gb * 2**30
+        if limit and sum(map(_memory, pids)) > limit:
+            self._too_much = f"It used more memory than the {self.plan.memory_gb:g} GB that it may."
+        elif self.plan.processes and len(pids) > self.plan.processes:
+            self._too_much = f"It started more than the {self.plan.processes} processes that it may."
+        if self._too_much:
+            self._stop(Ending.EXCEEDED)
 
     def _living(self) -> list[psutil.Process]:
         marked = process.marked(COOKIE, self._cookie) if self._cookie else []
@@ -267,6 +304,8 @@ class Supervisor:
     def _reason(self) -> str:
         if self._why is Ending.TIMED_OUT:
             return f"It ran longer than {self.plan.timeout_s:g} s."
+        if self._why is Ending.EXCEEDED:
+            return self._too_much
         return _REASONS[self._why] if self._why else ""
 
     def _judge(self, future: Future[None], before: resource.struct_rusage) -> Outcome:
@@ -322,6 +361,15 @@ def _start_time(pid: int) -> float | None:
     with suppress(ProcessLookupError):
         return process.identity(pid).start_time
     return None
+
+
+def _memory(pid: int) -> int:
+    """Bytes of a process; what it shares with others counts for each by its part."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def _peak_memory(pid: int) -> int:

@@ -31,10 +31,13 @@ from segserve.model import (
     LaunchPlan,
     Outcome,
     Progress,
+    Sandbox,
     StagedImage,
     to_json,
     write_atomically,
 )
+from segserve.pipeline import confinement
+from segserve.pipeline.confinement import Cache
 from segserve.pipeline.context import Context, Hold
 from segserve.pipeline.facts import Facts
 from segserve.pipeline.failure import end_badly
@@ -136,6 +139,7 @@ class Drive:
     def _accept(self) -> tuple[Prepared, Job]:
         """Every cheap check, then the job is written down."""
         began = time.monotonic()
+        confinement.require(self._settings.sandbox)
         prepared = prepare(self.ctx, self._pinned(), self.attempt.checkout)
         job = self._job(prepared)
         write_atomically(self.folder.job, to_json(job))
@@ -205,15 +209,35 @@ class Drive:
             environment = self._build(prepared)
             self._record_inputs(tracker, staging.result(), environment, prepared, job)
             localised = self._fetch(prepared, tracker)
-            cache = self.ctx.home.cache / "executors"
-            cache.mkdir(exist_ok=True)
-            launch = Launch(self.hold, prepared, job, environment, self.facts, localised, cache, self.request.variables)
+            launch = self._launch(prepared, job, environment, localised)
             with self._lease(job) as lease:  # last: nobody holds a GPU while something is downloaded
                 self._start(handle, launch.plan(tracker, lease), lease, hold)
             if not job.attached and self.queued is None:
                 handle.release()
                 return Started(job.id, self.facts.run_url, Path(job.output))
             return finish(self.ctx, job, self.hold, self._wait(handle))
+
+    def _launch(self, prepared: Prepared, job: Job, environment: Environment, localised: Localised) -> Launch:
+        """All that the plan is made of; with a sandbox, what it will show."""
+        cache, limits, confine = Cache(self.ctx.home, job), self._settings.sandbox, None
+        if limits.kind == "bubblewrap":
+            granted = confinement.network(self._settings, self.request.ref, job)
+
+            def confine(artifacts: Path | None, lease: devices.Lease) -> Sandbox:
+                return confinement.confine(
+                    limits,
+                    hold=self.hold,
+                    job=job,
+                    environment=environment,
+                    localised=localised,
+                    artifacts=artifacts,
+                    cache=cache,
+                    lease=lease,
+                    granted=granted,
+                )
+
+        told = self.request.variables
+        return Launch(self.hold, prepared, job, environment, self.facts, localised, cache.make(), confine, limits, told)
 
     def _open_run(
         self, tracker: tracking.Tracker, where: tracking.TrackingServer, prepared: Prepared, job: Job

@@ -29,6 +29,7 @@ from segserve.journal import StaleFence
 from segserve.layout import AttemptDir, JobDir
 from segserve.model import Ending, Job, JobState, Outcome
 from segserve.pipeline import facts as facts_file
+from segserve.pipeline.confinement import note_filled
 from segserve.pipeline.context import Context, Hold
 from segserve.pipeline.facts import Facts
 from segserve.pipeline.failure import forget_secrets, log_logs
@@ -50,6 +51,7 @@ def finish(ctx: Context, job: Job, hold: Hold, outcome: Outcome) -> Result:
     forget_secrets(hold.attempt)
     hold.folder.secrets.unlink(missing_ok=True)
     _commit(ctx, hold, result)
+    note_filled(ctx.home, job, hold.attempt)
     if not job.options.get("keep"):
         _tidy(hold, pictures=bool(job.options.get("pictures")))
     return result
@@ -78,6 +80,12 @@ def judge(outcome: Outcome, attempt: AttemptDir) -> None:
         raise RunTimedOut(
             f"The executor ran past its time limit and was stopped {after}.",
             hint="Raise --timeout, or try fewer images with --first.",
+            log=attempt.log,
+        )
+    if outcome.ending is Ending.EXCEEDED:
+        raise ExecutorFailed(
+            f"The executor was stopped {after}. {outcome.message}",
+            hint="Try fewer images with --first. The limits are those of [sandbox] in config.toml.",
             log=attempt.log,
         )
     if outcome.ending in (Ending.CANCELLED, Ending.ORPHANED):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from segserve import tracking
+from segserve.config import SandboxSettings
 from segserve.devices import Lease
 from segserve.environments import docker
-from segserve.model import INPUTS_VARIABLE, PROGRESS_VARIABLE, Environment, Job, LaunchPlan
+from segserve.model import INPUTS_VARIABLE, PROGRESS_VARIABLE, Environment, Job, LaunchPlan, Sandbox
 from segserve.pipeline.context import Hold
 from segserve.pipeline.facts import Facts
 from segserve.pipeline.prepare import Localised, Prepared
@@ -27,6 +28,8 @@ class Launch:
     facts: Facts
     localised: Localised
     cache: Path
+    confine: Callable[[Path | None, Lease], Sandbox] | None  # (folder of the run's artifacts, lease); None: not shut in
+    limits: SandboxSettings
     variables: Mapping[str, str]
 
     def plan(self, tracker: tracking.Tracker, lease: Lease) -> LaunchPlan:
@@ -61,8 +64,14 @@ class Launch:
             },
             gpus=lease.uuids,
             timeout_s=self.job.resources.timeout_s,
+            memory_gb=self.job.resources.memory_gb or self.limits.memory_gb,
+            processes=self.limits.processes,
         )
-        return self._in_docker(plan, tracker) if self.environment.spec.kind == docker.kind else plan
+        if self.environment.spec.kind == docker.kind:
+            return self._in_docker(plan, tracker)
+        if self.confine is None:
+            return plan
+        return replace(plan, sandbox=self.confine(tracker.local_artifacts(plan.run_id), lease))
 
     def _in_docker(self, plan: LaunchPlan, tracker: tracking.Tracker) -> LaunchPlan:
         attempt = self.hold.attempt

@@ -1,0 +1,142 @@
+"""How far an attempt is shut in: what it sees, whether it gets the network, and which cache is its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from segserve import refs, sandbox
+from segserve.config import ExecutorSettings, SandboxSettings, Settings
+from segserve.devices import Lease
+from segserve.layout import AttemptDir, Home, JobDir
+from segserve.model import Environment, Job, Sandbox, plan_from_json, write_atomically
+from segserve.pipeline.context import Hold
+from segserve.pipeline.prepare import Localised
+from segserve.store import mirror
+
+_DRIVER = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset", "nvidia-caps")
+
+
+def require(settings: SandboxSettings) -> None:
+    """Refuse to begin what could not be shut in as the settings want it.
+
+    Raises:
+        BackendError: bubblewrap does not work here.
+    """
+    if settings.kind == "bubblewrap":
+        sandbox.require()
+
+
+def network(settings: Settings, requested: refs.ExecutorRef, job: Job) -> str:
+    """What the executor's entry in config.toml grants: `none`, `first-run` or `always`.
+
+    An entry counts for its repository at its own revision: other commits are not what the admin has looked at.
+    """
+    granted = "none"
+    for entry in settings.executors.values():
+        if isinstance(entry, ExecutorSettings) and entry.network != "none" and _is(entry.ref, requested, job):
+            granted = entry.network if granted != "always" else granted
+    return granted
+
+
+def _is(ref: str, requested: refs.ExecutorRef, job: Job) -> bool:
+    entry = refs.parse(ref)
+    if refs.canonical(entry.repo) != refs.canonical(requested.repo) or entry.subdir != job.pin.subdir:
+        return False
+    return entry.rev is None or requested.rev == entry.rev or job.pin.sha.startswith(entry.rev.lower())
+
+
+class Cache:
+    """`CACHE_FOLDER` of one executor, which is a folder of a repository. Which commits have filled it stands beside."""
+
+    def __init__(self, home: Home, job: Job) -> None:
+        key = mirror.key(job.pin.repo)
+        if job.pin.subdir:
+            key += f"-{hashlib.sha256(job.pin.subdir.encode()).hexdigest()[:8]}"
+        self.folder, self._filled, self._sha = home.executor_cache(key), home.executor_cache_filled(key), job.pin.sha
+
+    def make(self) -> Path:
+        """The folder, which exists now."""
+        (self.folder / "home").mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self.folder
+
+    @property
+    def filled(self) -> bool:
+        """Whether a job of this commit has succeeded with the network."""
+        return self._sha in self._known()
+
+    def note_filled(self) -> None:
+        """A job of this commit has succeeded."""
+        write_atomically(self._filled, json.dumps(sorted({*self._known(), self._sha})))
+
+    def _known(self) -> list[str]:
+        return list(json.loads(self._filled.read_text(encoding="utf-8"))) if self._filled.exists() else []
+
+
+def note_filled(home: Home, job: Job, attempt: AttemptDir) -> None:
+    """Take note that an attempt has succeeded: if it had the network, the executor's cache is filled now."""
+    plan = plan_from_json(attempt.plan.read_text(encoding="utf-8"))
+    if plan.sandbox is not None and plan.sandbox.network:
+        Cache(home, job).note_filled()
+
+
+def confine(
+    settings: SandboxSettings,
+    *,
+    hold: Hold,
+    job: Job,
+    environment: Environment,
+    localised: Localised,
+    artifacts: Path | None,
+    cache: Cache,
+    lease: Lease,
+    granted: str,
+) -> Sandbox:
+    """What an attempt sees. `granted` is what `network` said."""
+    folder, attempt = hold.folder, hold.attempt
+    open_now = granted == "always" or (granted == "first-run" and not cache.filled)
+    if artifacts is not None:
+        artifacts.mkdir(parents=True, exist_ok=True)
+    writable = [attempt.checkout, attempt.progress, *([artifacts] if artifacts else [])]
+    readable = [*_environment(environment), *_inputs(folder), *localised.mounts]
+    (writable if open_now else readable).append(cache.folder)
+    return Sandbox(
+        read_only=_existing(readable),
+        writable=_existing(writable),
+        devices=_existing(_devices(lease)),
+        home=str(cache.folder / "home"),
+        network=open_now,
+        allow=settings.allow,
+    )
+
+
+def _environment(environment: Environment) -> list[Path]:
+    """Its prefix, and where the Python is that a virtual environment only links to."""
+    prefix = Path(environment.location)
+    found = [prefix] if prefix.is_absolute() else []
+    for name in ("python", "python3"):
+        python = prefix / "bin" / name
+        if python.exists():
+            base = python.resolve().parent.parent
+            found += [] if base.is_relative_to("/usr") or base.is_relative_to(prefix) else [base]
+    if environment.spec.kind == "local":
+        found.append(Path(sys.prefix))
+    return [path for path in found if not path.is_relative_to("/usr") and path != Path("/")]
+
+
+def _inputs(folder: JobDir) -> list[Path]:
+    return [folder.inputs, folder.inputs_map, folder.fetched]
+
+
+def _devices(lease: Lease) -> list[Path]:
+    if not lease.gpus:
+        return []
+    names = [*_DRIVER, *(f"nvidia{gpu.minor}" for gpu in lease.gpus)]
+    return [Path("/dev", name) for name in names]
+
+
+def _existing(paths: Iterable[Path]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(str(path) for path in paths if path.exists()))

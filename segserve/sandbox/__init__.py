@@ -1,0 +1,11 @@
+"""Shutting an executor in with bubblewrap: what it sees of this machine, everything at its own path.
+
+`bubblewrap` (whether it works here; its arguments; the program that MLflow takes for bash) · `doorway` (a script of its
+own that runs inside, makes the listening sockets of the gate, sets limits and becomes the executor).
+"""
+
+from __future__ import annotations
+
+from segserve.sandbox.bubblewrap import DOORWAY, OUTSIDE_PORT, command, enter, require
+
+__all__ = ["DOORWAY", "OUTSIDE_PORT", "command", "enter", "require"]
