@@ -326,6 +326,11 @@ class FakeNvml:
         answers: dict[str, bytes | str] = {"plain": "GPU-p", "slice0": b"MIG-0", "slice3": "MIG-3"}
         return answers[handle]
 
+    def nvmlDeviceGetMinorNumber(self, handle: str) -> int:
+        if handle == "mig":
+            self._no()
+        return 5
+
     def nvmlDeviceGetName(self, handle: str) -> str:
         return handle
 
@@ -348,6 +353,7 @@ def test_mig_slices_and_users_of_a_card() -> None:
         ("GPU-p", 1, (10, 30)),
     ]
     assert {gpu.capability for gpu in found} == {(9, 0)}
+    assert [gpu.minor for gpu in found] == [-1, -1, 5]
     with pytest.raises(nvml.NVMLError):
         nvml_module._of_board(nvml, 2)
     assert [gpu.uuid for gpu in devices.visible(lambda: found, {"CUDA_VISIBLE_DEVICES": "MIG-3"})] == ["MIG-3"]

@@ -63,7 +63,7 @@ def _of_board(nvml: Any, index: int) -> list[Gpu]:
             memory=int(nvml.nvmlDeviceGetMemoryInfo(device).total),
             capability=(int(capability[0]), int(capability[1])),
             users=_users(nvml, device),
-            minor=int(nvml.nvmlDeviceGetMinorNumber(handle)),
+            minor=_minor(nvml, handle),
         )
         for device in slices or [handle]
     ]
@@ -79,6 +79,12 @@ def _slices(nvml: Any, handle: Any) -> Iterator[Any]:
     for number in range(count):
         with suppress(nvml.NVMLError):  # a number without a slice
             yield nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, number)
+
+
+def _minor(nvml: Any, handle: Any) -> int:
+    with suppress(nvml.NVMLError):  # not where a driver has no device files (WSL)
+        return int(nvml.nvmlDeviceGetMinorNumber(handle))
+    return -1
 
 
 def _users(nvml: Any, device: Any) -> tuple[int, ...]:
