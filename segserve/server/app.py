@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastapi import FastAPI, Request
-from fastapi.responses import RedirectResponse
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 
 import segserve
 from segserve.config import ServerSettings
-from segserve.server import compatibility, executors, exports, health, jobs, login, pictures, problems
+from segserve.server import compatibility, executors, exports, health, jobs, login, page, pictures, problems
 from segserve.server.desk import Desk
 from segserve.server.door import Door
 from segserve.server.guard import Guard
@@ -42,11 +41,7 @@ def create_app(desk: Desk, door: Door, settings: ServerSettings, working: Callab
     app.include_router(exports.router(desk))
     app.include_router(executors.router(desk))
     app.include_router(compatibility.router(desk, limits, registry, settings.sync_wait_s))
-
-    @app.get("/", include_in_schema=False)
-    async def root(request: Request) -> RedirectResponse:
-        return RedirectResponse(f"{request.scope.get('root_path', '')}/docs", status_code=307)
-
+    app.include_router(page.router())
     app.add_middleware(GZipMiddleware, minimum_size=1000)
     app.add_middleware(Guard, door=door, settings=settings)
     if settings.origins:

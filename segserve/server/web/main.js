@@ -1,0 +1,22 @@
+// Which view is shown: `#/` a new job, `#/jobs/ID` one job.
+import { newJob } from "./submit.js";
+import { jobView } from "./job.js";
+import { refresh } from "./jobs.js";
+
+const main = document.getElementById("main");
+let leaving = new AbortController();
+
+function route(event) {
+  const found = location.hash.match(/^#\/jobs\/([\w-]{1,40})$/);
+  if (!found && event && !["", "#/"].includes(location.hash)) return; // a place on this page
+  leaving.abort();
+  leaving = new AbortController();
+  document.title = "segserve";
+  main.replaceChildren(found ? jobView(found[1], leaving.signal) : newJob((job) => { location.hash = `#/jobs/${job}`; }));
+  refresh();
+  if (event) main.focus({ preventScroll: true });
+  window.scrollTo(0, 0);
+}
+
+window.addEventListener("hashchange", route);
+route();

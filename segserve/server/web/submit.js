@@ -1,0 +1,196 @@
+// A new job: images, executor, entry point, parameters.
+import { h, many, number, size } from "./dom.js";
+import { get, newKey, submit } from "./api.js";
+import { field } from "./widgets.js";
+import { failure } from "./failure.js";
+
+const OTHER = " other";
+const natural = new Intl.Collator(undefined, { numeric: true });
+const EXTRA = [
+  ["channel", "Channel", "name or number, from 0; for images with several"],
+  ["z", "Z planes", "max, mean, a number, or each"],
+  ["frames", "Time points", "A:B, from 0"],
+  ["first", "Only so many images", "spread over all of them"],
+  ["gpus", "GPUs", "a number, or auto"],
+  ["timeout", "Time limit", "seconds"],
+];
+const ENVIRONMENT = { ready: "its environment is ready", building: "its environment is being built", waiting: "its environment will be built soon", failed: "its environment could not be built" };
+
+/** The form. `done(job)` is called when a job stands in the queue. */
+export function newJob(done) {
+  const chosen = { files: [], key: newKey(), fields: [], entry: null, about: null };
+  const list = h("ul", { class: "files", "aria-label": "Chosen images" });
+  const total = h("span", {}, "PNG, TIFF, JPEG, OME-TIFF, CZI, ND2, LIF …");
+  const input = h("input", { type: "file", multiple: true, id: "images", "aria-label": "Images" });
+  const drop = h("div", { class: "drop" }, h("strong", {}, "Drop images or folders here, or choose them"), h("span", { class: "soft tiny" }, total), input);
+  const executor = h("select", { id: "executor", required: true });
+  const reference = h("input", { type: "text", id: "reference", spellcheck: "false", autocomplete: "off",
+    placeholder: "https://github.com/group/executor@v1.0", "aria-describedby": "reference-hint" });
+  const other = h("div", { class: "field", hidden: true }, h("label", { for: "reference" }, "Repository"), reference,
+    h("span", { class: "hint", id: "reference-hint" }, "URL, with @revision and #entry point if you like. Press Enter to look at it."));
+  const about = h("div", { class: "stack", "aria-live": "polite" });
+  const entry = h("select", { id: "entry" });
+  const entries = h("div", { class: "field", hidden: true }, h("label", { for: "entry" }, "Entry point"), entry);
+  const parameters = h("div", { class: "fields" });
+  const extra = EXTRA.map(([name, label, hint]) => {
+    const box = h("input", { type: name === "first" || name === "timeout" ? "number" : "text", id: `x-${name}`, min: "1", name, "aria-describedby": `x-${name}-hint` });
+    return h("div", { class: "field" }, h("label", { for: `x-${name}` }, label), box, h("span", { class: "hint", id: `x-${name}-hint` }, hint));
+  });
+  const problem = h("div", { "aria-live": "assertive" });
+  const send = h("button", { class: "main", type: "submit" }, "Segment");
+  const bar = h("progress", { max: 1, value: 0, hidden: true, "aria-label": "Upload" });
+  const said = h("span", { class: "soft", role: "status" });
+
+  const changed = () => { chosen.key = newKey(); };
+  const renew = () => {
+    chosen.files.sort((a, b) => natural.compare(a.webkitRelativePath || a.name, b.webkitRelativePath || b.name));
+    list.replaceChildren(...chosen.files.slice(0, 200).map((file, index) => h("li", {}, h("span", {}, file.name), h("span", { class: "soft" }, size(file.size),
+      h("button", { type: "button", class: "link small", "aria-label": `Remove ${file.name}`, onclick: () => { chosen.files.splice(index, 1); changed(); renew(); } }, "✕")))));
+    if (chosen.files.length > 200) list.append(h("li", { class: "soft" }, `… and ${number(chosen.files.length - 200)} more`));
+    const bytes = chosen.files.reduce((sum, file) => sum + file.size, 0);
+    total.textContent = chosen.files.length ? `${many(chosen.files.length, "file")}, ${size(bytes)}` : "PNG, TIFF, JPEG, OME-TIFF, CZI, ND2, LIF …";
+  };
+  const add = (files) => { chosen.files.push(...files); changed(); renew(); };
+  input.addEventListener("change", () => { add(input.files); input.value = ""; });
+  for (const kind of ["dragover", "dragleave", "drop"]) {
+    drop.addEventListener(kind, async (event) => {
+      event.preventDefault();
+      drop.classList.toggle("over", kind === "dragover");
+      if (kind === "drop") add(await dropped(event.dataTransfer));
+    });
+  }
+
+  const choose = (name) => {
+    chosen.entry = chosen.about.entry_points.find((one) => one.name === name) || chosen.about.entry_points[0];
+    chosen.fields = chosen.entry ? chosen.entry.parameters.filter((one) => one.adjustable).map(field) : [];
+    parameters.replaceChildren(...chosen.fields.map((one) => one.element));
+    if (chosen.entry && !chosen.fields.length) parameters.append(h("p", { class: "soft" }, "This entry point has no parameters to set."));
+    drop.closest(".panel").hidden = !chosen.entry?.takes_images;
+  };
+  const look = async (ref) => {
+    about.replaceChildren(h("p", { class: "soft" }, `Looking at ${ref} …`));
+    parameters.replaceChildren();
+    entries.hidden = true;
+    chosen.about = chosen.entry = null;
+    const turn = chosen.turn = Symbol(ref);
+    try {
+      const found = await get(`/executor?ref=${encodeURIComponent(ref)}`);
+      if (chosen.turn !== turn) return;
+      chosen.about = found;
+      about.replaceChildren(summary(found, chosen.rows?.find((row) => row.name === ref)));
+      const usable = found.entry_points.filter((one) => !one.problems.length);
+      entry.replaceChildren(...usable.map((one) => h("option", { value: one.name }, one.description ? `${one.name}: ${one.description}` : one.name)));
+      entries.hidden = usable.length < 2;
+      const best = usable.find((one) => one.name === "main" && one.takes_images) || usable.find((one) => one.takes_images) || usable[0];
+      entry.value = best?.name ?? "";
+      choose(best?.name);
+    } catch (error) {
+      if (chosen.turn === turn) about.replaceChildren(failure(error, "This executor cannot be used"));
+    }
+  };
+  const current = () => executor.value === OTHER ? reference.value.trim() : executor.value;
+  executor.addEventListener("change", () => {
+    other.hidden = executor.value !== OTHER;
+    changed();
+    if (executor.value === OTHER) reference.focus();
+    if (current()) look(current()); else about.replaceChildren();
+  });
+  reference.addEventListener("change", () => { changed(); if (current()) look(current()); });
+  reference.addEventListener("keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); look(current()); } });
+  entry.addEventListener("change", () => { changed(); choose(entry.value); });
+
+  const form = h("form", { class: "stack", novalidate: true, oninput: changed, onsubmit: async (event) => {
+    event.preventDefault();
+    problem.replaceChildren();
+    const missing = !current() ? "Choose an executor first." : !chosen.entry ? "The executor has to be found first."
+      : chosen.entry.takes_images && !chosen.files.length ? "Choose images first." : "";
+    if (missing) { problem.replaceChildren(h("p", { class: "panel failure" }, missing)); return; }
+    if (!chosen.fields.every((one) => one.valid())) return;
+    send.disabled = true;
+    bar.hidden = false;
+    try {
+      const accepted = await submit(body(chosen, current(), form), chosen.key, (sent, all) => {
+        bar.value = sent / all;
+        said.textContent = sent < all ? `${size(sent)} of ${size(all)}` : "Sent. The server writes it down …";
+      });
+      done(accepted.job);
+    } catch (error) {
+      problem.replaceChildren(failure(error, "The job was not taken"));
+      problem.firstChild.focus();
+    } finally {
+      send.disabled = false;
+      bar.hidden = true;
+      said.textContent = "";
+    }
+  } },
+    h("h1", {}, "New job"),
+    h("section", { class: "panel", "aria-label": "Executor" }, h("div", { class: "stack" },
+      h("div", { class: "fields" }, h("div", { class: "field" }, h("label", { for: "executor" }, "Executor"), executor), other, entries), about)),
+    h("section", { class: "panel", "aria-label": "Images" }, drop, list),
+    h("section", { class: "panel", "aria-label": "Parameters" }, h("div", { class: "stack" }, h("h2", {}, "Parameters"), parameters,
+      h("details", {}, h("summary", {}, "Which planes, and where it runs"), h("div", { class: "fields" }, extra)))),
+    problem, h("div", { class: "row" }, send, said), bar);
+
+  get("/executors").then((rows) => {
+    chosen.rows = rows;
+    executor.replaceChildren(h("option", { value: "" }, "choose …"),
+      ...rows.map((row) => h("option", { value: row.name }, named(row))),
+      h("option", { value: OTHER }, "another repository …"));
+  }).catch((error) => about.replaceChildren(failure(error, "The executors cannot be listed")));
+  return form;
+}
+
+function named(row) {
+  const state = row.environment?.state;
+  const what = row.title || row.description;
+  return `${row.name}${what ? ` – ${what}` : ""}${state === "building" ? " (being built)" : state === "failed" ? " (build failed)" : ""}`;
+}
+
+/** What an executor says of itself. */
+function summary(about, row) {
+  const environment = row?.environment;
+  const facts = [
+    about.algorithm_type && `${about.algorithm_type}${about.tags.length ? ` · ${about.tags.join(", ")}` : ""}`,
+    about.commit && `commit ${about.commit.slice(0, 10)}`,
+    about.licence,
+    environment && ENVIRONMENT[environment.state],
+  ].filter(Boolean).join(" · ");
+  const doi = about.doi && `https://doi.org/${about.doi}`;
+  return h("div", { class: "about" }, h("strong", {}, about.title || about.name), h("p", {}, about.description),
+    h("p", { class: "soft tiny" }, facts),
+    about.citation || doi ? h("p", { class: "soft tiny" }, "Cite: ", about.citation, doi ? h("a", { href: doi, rel: "noreferrer" }, ` ${doi}`) : null) : null,
+    environment?.state === "failed" ? failure({ message: environment.message, hint: environment.hint, quote: environment.quote }, "The environment could not be built") : null);
+}
+
+function body(chosen, ref, form) {
+  const data = new FormData();
+  data.append("executor", ref);
+  if (chosen.entry.name !== "main") data.append("entry", chosen.entry.name);
+  const values = chosen.fields.map((one) => [one.name, one.value()]).filter(([, value]) => value !== null);
+  data.append("parameters", JSON.stringify(Object.fromEntries(values)));
+  for (const [name] of EXTRA) {
+    const { value } = form.querySelector(`#x-${name}`);
+    if (value.trim()) data.append(name, value.trim());
+  }
+  if (chosen.entry.takes_images) for (const file of chosen.files) data.append("images", file, file.name);
+  return data;
+}
+
+/** All files of what was dropped, also those in folders. */
+async function dropped(transfer) {
+  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+  if (!entries.length) return [...transfer.files];
+  return (await Promise.all(entries.map(within))).flat();
+}
+
+async function within(entry) {
+  if (entry.isFile) return [await new Promise((resolve, reject) => { entry.file(resolve, reject); })];
+  const reader = entry.createReader();
+  const found = [];
+  for (;;) { // it hands out a hundred at a time
+    const some = await new Promise((resolve, reject) => { reader.readEntries(resolve, reject); });
+    if (!some.length) break;
+    found.push(...some.filter((one) => !one.name.startsWith(".")));
+  }
+  return (await Promise.all(found.map(within))).flat();
+}
