@@ -16,11 +16,13 @@ export function jobView(id, signal) {
   const view = h("div", { class: "stack" }, h("section", { class: "panel" }, head, progress.element), body);
   let gallery = null;
   const pictures = async (facts) => {
-    if (signal.aborted || (gallery && facts.state !== "succeeded")) return;
+    if (signal.aborted || gallery?.dataset.state === "succeeded" || (gallery && facts.state !== "succeeded")) return;
     try {
       const rows = await get(`/jobs/${id}/images`, { signal });
+      if (signal.aborted || gallery?.dataset.state === "succeeded") return;
       gallery?.remove();
       gallery = look(id, rows, facts);
+      gallery.dataset.state = facts.state;
       body.prepend(gallery);
     } catch (error) {
       if (error.name !== "AbortError" && error.status !== 404) throw error; // 404: there are none, or none yet
@@ -78,7 +80,7 @@ function going(id) {
       const final = ["succeeded", "failed", "cancelled"].includes(facts.state);
       if (facts.state === "queued") said.textContent = "It waits for its turn.";
       if (facts.state === "running" && !bar.hidden && bar.value === 1) bar.removeAttribute("value");
-      if (final) { bar.hidden = true; said.textContent = ""; all.open = facts.state !== "succeeded"; box.open = facts.state === "failed"; }
+      if (final) { bar.hidden = true; said.textContent = ""; all.open = facts.state !== "succeeded"; }
       else if (facts.state !== "queued") { if (bar.hidden) bar.removeAttribute("value"); bar.hidden = false; }
     },
     tell(kind, data) {

@@ -24,7 +24,7 @@ export function look(job, rows, facts) {
     viewer.filter(passes);
     const { length } = viewer.visible;
     count.textContent = polygons ? number(length) : "–";
-    of.textContent = !polygons ? "no result yet" : length === viewer.objects.length ? (length === 1 ? "object" : "objects") : `of ${number(viewer.objects.length)} objects`;
+    of.textContent = !polygons ? (["failed", "cancelled"].includes(facts.state) ? "no result" : facts.state === "succeeded" ? "no polygons" : "no result yet") : length === viewer.objects.length ? (length === 1 ? "object" : "objects") : `of ${number(viewer.objects.length)} objects`;
   };
   const filters = () => {
     const tally = new Map();

@@ -21,12 +21,12 @@ export function newJob(done) {
   const chosen = { files: [], key: newKey(), fields: [], entry: null, about: null };
   const list = h("ul", { class: "files", "aria-label": "Chosen images" });
   const total = h("span", {}, "PNG, TIFF, JPEG, OME-TIFF, CZI, ND2, LIF …");
-  const input = h("input", { type: "file", multiple: true, id: "images", "aria-label": "Images" });
+  const input = h("input", { type: "file", multiple: true, id: "images", "aria-label": "Choose images" });
   const drop = h("div", { class: "drop" }, h("strong", {}, "Drop images or folders here, or choose them"), h("span", { class: "soft tiny" }, total), input);
   const executor = h("select", { id: "executor", required: true });
   const reference = h("input", { type: "text", id: "reference", spellcheck: "false", autocomplete: "off",
     placeholder: "https://github.com/group/executor@v1.0", "aria-describedby": "reference-hint" });
-  const other = h("div", { class: "field", hidden: true }, h("label", { for: "reference" }, "Repository"), reference,
+  const other = h("div", { class: "field broad", hidden: true }, h("label", { for: "reference" }, "Repository"), reference,
     h("span", { class: "hint", id: "reference-hint" }, "URL, with @revision and #entry point if you like. Press Enter to look at it."));
   const about = h("div", { class: "stack", "aria-live": "polite" });
   const entry = h("select", { id: "entry" });
@@ -124,10 +124,10 @@ export function newJob(done) {
     }
   } },
     h("h1", {}, "New job"),
-    h("section", { class: "panel", "aria-label": "Executor" }, h("div", { class: "stack" },
-      h("div", { class: "fields" }, h("div", { class: "field" }, h("label", { for: "executor" }, "Executor"), executor), other, entries), about)),
-    h("section", { class: "panel", "aria-label": "Images" }, drop, list),
-    h("section", { class: "panel", "aria-label": "Parameters" }, h("div", { class: "stack" }, h("h2", {}, "Parameters"), parameters,
+    h("section", { class: "panel", "aria-label": "What runs" }, h("div", { class: "stack" },
+      h("div", { class: "fields" }, h("div", { class: "field broad" }, h("label", { for: "executor" }, "Executor"), executor), other, entries), about)),
+    h("section", { class: "panel", "aria-label": "Input" }, drop, list),
+    h("section", { class: "panel", "aria-label": "Settings" }, h("div", { class: "stack" }, h("h2", {}, "Parameters"), parameters,
       h("details", {}, h("summary", {}, "Which planes, and where it runs"), h("div", { class: "fields" }, extra)))),
     problem, h("div", { class: "row" }, send, said), bar);
 
