@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 
+from segserve.layout import Home
 from tests import modules
 from tests.pages import Proxy, browser, make_given_executor, polygon
 from tests.services import Service
@@ -136,7 +137,7 @@ def test_from_dropped_images_to_exports(page: Page, service: Service, folder: Pa
     with page.expect_download() as download:
         page.get_by_role("link", name="COCO").click()
     with zipfile.ZipFile(download.value.path()) as archive:
-        assert len(json.loads(archive.read("coco/instances.json"))["annotations"]) == 3
+        assert len(json.loads(archive.read("coco/coco.json"))["annotations"]) == 3
     row = page.locator("#job-list a").first
     expect(row).to_have_attribute("aria-current", "page")
     expect(row).to_contain_text("2 images")
@@ -339,3 +340,27 @@ def test_nothing_comes_from_elsewhere_and_texts_stay_texts(service: Service, pro
         assert page.locator("img[src=x]").count() == 0
     assert asked
     assert all(url.startswith((proxy.url, "blob:")) for url in asked), asked
+
+
+def test_signing_in_with_a_token(tmp_path: Path, folder: Path) -> None:
+    from segserve.tokens import Scope, Tokens
+
+    home = tmp_path / "guarded"
+    home.mkdir()
+    server = f'[executors]\ngiven = "{folder}/given"\n[repositories]\nallow = ["https://example.org/"]\n'
+    text = Tokens(Home(home).tokens).add("anna", user="anna", scopes=[Scope.READ, Scope.SUBMIT])
+    with Service(home, tmp_path / "config", server=server) as service, browser() as page:
+        page.goto(service.url + "/")
+        page.get_by_label("Token").fill("sgs_00000000_" + "0" * 48)
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_role("region", name="This did not work")).to_contain_text("not valid")
+        page.get_by_label("Token").fill(text)
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_text("anna", exact=True)).to_be_visible()
+        expect(page.get_by_label("Executor", exact=True)).to_be_visible()
+        page.get_by_label("Executor", exact=True).select_option(" other")
+        page.get_by_label("Repository", exact=True).fill("https://example.com/somebody/elses")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("region", name="This executor cannot be used")).to_contain_text("not among those")
+        page.get_by_role("button", name="Sign out").click()
+        expect(page.get_by_label("Token")).to_be_visible()

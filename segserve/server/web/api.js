@@ -29,8 +29,17 @@ export async function get(path, options = {}) {
     if (error.name === "AbortError") throw error;
     throw new Problem({ message: "The server cannot be reached.", hint: "Is it still running? This page tries again by itself." });
   }
-  if (!answer.ok) throw problemOf(answer.status, await answer.text());
-  return answer.json();
+  if (!answer.ok) throw told(problemOf(answer.status, await answer.text()), path);
+  return answer.status === 204 ? null : answer.json();
+}
+
+/** Send JSON. */
+export const send = (path, value) => get(path, { method: "POST", body: JSON.stringify(value), headers: { "Content-Type": "application/json" } });
+
+/** Whoever is not known any more is asked to sign in. */
+function told(problem, path = "") {
+  if (problem.status === 401 && path !== "/login") window.dispatchEvent(new Event("signin"));
+  return problem;
 }
 
 /** Send a form and say how much of it has gone. The key makes a second try the same job. */
@@ -43,7 +52,7 @@ export function submit(form, key, onProgress) {
     request.onerror = () => reject(new Problem({
       message: "The connection was lost while the images were sent.", hint: "Submit again: it becomes the same job." }));
     request.onload = () => request.status === 202
-      ? resolve(JSON.parse(request.responseText)) : reject(problemOf(request.status, request.responseText));
+      ? resolve(JSON.parse(request.responseText)) : reject(told(problemOf(request.status, request.responseText)));
     request.send(form);
   });
 }
@@ -63,7 +72,7 @@ export async function follow(job, tell, connected, signal) {
     try {
       const headers = last ? { "Last-Event-ID": last } : {};
       const answer = await fetch(url(`/jobs/${job}/events`), { headers, signal });
-      if (answer.status === 404) throw problemOf(404, await answer.text());
+      if ([401, 403, 404].includes(answer.status)) throw told(problemOf(answer.status, await answer.text()));
       if (!answer.ok) throw new Error(String(answer.status));
       connected(true);
       wait = 0.5;

@@ -4,11 +4,12 @@ import { connection, get } from "./api.js";
 
 const EVERY = 4000;
 const list = document.getElementById("job-list");
-let timer = 0;
+let timer = 0, asked = 0;
 
 /** Ask now, and again and again. */
 export async function refresh() {
   clearTimeout(timer);
+  const turn = asked += 1;
   try {
     show(await get("/jobs?limit=60"));
     connection("jobs", true);
@@ -16,7 +17,14 @@ export async function refresh() {
     connection("jobs", error.status > 0);
     if (error.status > 0) list.replaceChildren(h("li", { class: "soft" }, [error.message, error.hint].filter(Boolean).join(" ")));
   }
-  timer = setTimeout(() => (document.hidden ? sleep() : refresh()), EVERY);
+  if (turn === asked) timer = setTimeout(() => (document.hidden ? sleep() : refresh()), EVERY);
+}
+
+/** Ask no more. */
+export function rest() {
+  asked += 1;
+  clearTimeout(timer);
+  list.replaceChildren();
 }
 
 function sleep() {

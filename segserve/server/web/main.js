@@ -1,7 +1,8 @@
 // Which view is shown: `#/` a new job, `#/jobs/ID` one job.
 import { newJob } from "./submit.js";
 import { jobView } from "./job.js";
-import { refresh } from "./jobs.js";
+import { refresh, rest } from "./jobs.js";
+import { account, login } from "./login.js";
 
 const main = document.getElementById("main");
 let leaving = new AbortController();
@@ -18,5 +19,22 @@ function route(event) {
   window.scrollTo(0, 0);
 }
 
+/** Whoever is unknown signs in first. */
+function signin() {
+  leaving.abort();
+  rest();
+  document.body.classList.add("outside");
+  main.replaceChildren(login(begin));
+  main.querySelector("input").focus();
+}
+
+async function begin() {
+  const me = await account(document.getElementById("account"), signin).catch(() => ({ user: "?" })); // the banner says why
+  if (!me.user) { signin(); return; }
+  document.body.classList.remove("outside");
+  route();
+}
+
 window.addEventListener("hashchange", route);
-route();
+window.addEventListener("signin", signin);
+begin();
