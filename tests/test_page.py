@@ -348,7 +348,7 @@ def test_signing_in_with_a_token(tmp_path: Path, folder: Path) -> None:
     home = tmp_path / "guarded"
     home.mkdir()
     server = f'[executors]\ngiven = "{folder}/given"\n[repositories]\nallow = ["https://example.org/"]\n'
-    text = Tokens(Home(home).tokens).add("anna", user="anna", scopes=[Scope.READ, Scope.SUBMIT])
+    _, text = Tokens(Home(home).tokens).add("anna", user="anna", scopes=[Scope.READ, Scope.SUBMIT])
     with Service(home, tmp_path / "config", server=server) as service, browser() as page:
         page.goto(service.url + "/")
         page.get_by_label("Token").fill("sgs_00000000_" + "0" * 48)
@@ -361,6 +361,8 @@ def test_signing_in_with_a_token(tmp_path: Path, folder: Path) -> None:
         page.get_by_label("Executor", exact=True).select_option(" other")
         page.get_by_label("Repository", exact=True).fill("https://example.com/somebody/elses")
         page.keyboard.press("Enter")
-        expect(page.get_by_role("region", name="This executor cannot be used")).to_contain_text("not among those")
+        expect(page.get_by_role("region", name="This executor cannot be used")).to_contain_text(
+            "example.com/somebody/elses"
+        )
         page.get_by_role("button", name="Sign out").click()
         expect(page.get_by_label("Token")).to_be_visible()
