@@ -7,6 +7,7 @@ route that forgets it is not open: `guard` lets nobody through whom `door` does 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -36,6 +37,11 @@ PUBLIC = (
 # Routes of clients that know no tokens: `open_clients` may call them, and no answer is 401 or 403 (SegUI takes those
 # for its own login), but 422 with our text in `detail` and `message`.
 COMPATIBILITY = ("/image-prediction/", "/batch-image-prediction/")
+
+# Of MLflow's pages; also all of the few calls that it has in GraphQL.
+_SEARCHES = re.compile(
+    r"/mlflow/(graphql|(ajax-)?api/[23]\.0/mlflow/(.*/)?(search|search-datasets|get-history-bulk(-interval)?))"
+)
 
 STATE = "segserve.caller"  # in the scope of a request
 OPEN_USER = "open"
@@ -128,6 +134,12 @@ Admin = Annotated[Caller, Depends(_admin)]
 def route_path(request: HTTPConnection) -> str:
     """The path as the routes know it, without what a proxy put before it."""
     return str(request.scope["path"]).removeprefix(request.scope.get("root_path", ""))
+
+
+def only_looks(request: HTTPConnection) -> bool:
+    """Whether a request changes nothing, although it may be a POST: MLflow's pages search so."""
+    safe = request.scope["method"] in ("GET", "HEAD", "OPTIONS")
+    return safe or (request.scope["method"] == "POST" and _SEARCHES.fullmatch(route_path(request)) is not None)
 
 
 def is_public(path: str) -> bool:

@@ -11,11 +11,12 @@ from starlette.middleware.gzip import GZipMiddleware
 
 import segserve
 from segserve.config import ServerSettings
-from segserve.server import compatibility, executors, exports, health, jobs, login, page, pictures, problems
+from segserve.server import compatibility, executors, exports, health, jobs, login, mlflow, page, pictures, problems
 from segserve.server.desk import Desk
 from segserve.server.door import Door
 from segserve.server.guard import Guard
 from segserve.server.uploads import Limits
+from segserve.tokens import Scope
 
 _ABOUT = """\
 Run any segmentation repository on your images. `POST /jobs` puts a request into a durable queue; follow it by
@@ -40,6 +41,7 @@ def create_app(desk: Desk, door: Door, settings: ServerSettings, working: Callab
     app.include_router(pictures.router(desk))
     app.include_router(exports.router(desk))
     app.include_router(executors.router(desk))
+    app.include_router(mlflow.router(desk, Scope(settings.mlflow)))
     app.include_router(compatibility.router(desk, limits, registry, settings.sync_wait_s))
     app.include_router(page.router())
     app.add_middleware(GZipMiddleware, minimum_size=1000)

@@ -169,8 +169,8 @@ class Desk:
 
     def show(self, record: JobRecord) -> dict[str, Any]:
         """Everything known about a job, but where it lies on the server."""
-        facts = self.session.facts(record)
-        return {**self.row(record), **{name: value for name, value in facts.items() if name not in _OF_THE_SERVER}}
+        facts = {name: value for name, value in self.session.facts(record).items() if name not in _OF_THE_SERVER}
+        return {**self.row(record), **facts, "mlflow": _OWN_MLFLOW.sub("mlflow/", facts["mlflow"])}
 
     def cancel(self, record: JobRecord) -> JobState:
         """Want it to end; its worker sees to it."""
@@ -215,6 +215,7 @@ class Desk:
 
 _SAME_WORDS = ("first", "channel", "z", "series", "frames", "depth", "gpus", "timeout", "overlays", "exports")
 _OF_THE_SERVER = ("log", "result")
+_OWN_MLFLOW = re.compile(r"http://127\.0\.0\.1:\d+/(?=#)")  # nobody reaches it but through us
 
 
 class NotReady(SegserveError):

@@ -74,7 +74,7 @@ class Door:
             self._check_origin(request.headers)
         caller = self._known(request, path, safe=safe)
         if not public:
-            access.require(caller, Scope.READ if safe else Scope.SUBMIT)
+            access.require(caller, Scope.READ if access.only_looks(request) else Scope.SUBMIT)
         return caller
 
     def begin(self, text: str) -> str:
