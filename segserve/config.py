@@ -1,4 +1,7 @@
-"""Settings from `config.toml`: everything that the person or the admin decides once. Flags of a command win over it."""
+"""Settings: everything that the person or the admin decides once.
+
+`config.toml`, over it variables (`SEGSERVE_SERVER__PORT` is `port` of `[server]`), over both the flags of a command.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ from segserve import refs
 from segserve.errors import UsageError
 from segserve.model import write_atomically
 from segserve.refs import SHORT_NAME
+
+_PREFIX = "SEGSERVE_"
 
 
 class _Section(BaseModel):
@@ -179,25 +184,75 @@ def default_path() -> Path:
 
 
 def load(path: Path | None = None) -> Settings:
-    """Read the settings; no file at the default place means defaults.
+    """Read the settings; no file at the default place means defaults. Variables win over the file.
 
     Raises:
-        UsageError: the file that was asked for does not exist, or it is malformed; every wrong key is named.
+        UsageError: the file that was asked for does not exist, or something is malformed; every wrong key is named.
     """
     chosen = path or default_path()
-    if not chosen.exists():
-        if path is not None or os.environ.get("SEGSERVE_CONFIG"):
-            raise UsageError(f"There is no configuration file '{chosen}'.")
-        return Settings()
+    if not chosen.exists() and (path is not None or os.environ.get("SEGSERVE_CONFIG")):
+        raise UsageError(f"There is no configuration file '{chosen}'.")
     try:
-        return Settings.model_validate(tomllib.loads(chosen.read_text(encoding="utf-8")))
+        values = tomllib.loads(chosen.read_text(encoding="utf-8")) if chosen.exists() else {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{chosen} is not TOML: {error}.") from None
+    variables = _variables()
+    try:
+        return Settings.model_validate(_over(values, variables))
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in entry['loc'])}: {entry['msg']}" for entry in error.errors()
+        problems = "; ".join(f"{_named(entry['loc'], variables)}: {entry['msg']}" for entry in error.errors())
+        place = "" if problems.startswith(_PREFIX) else f"{chosen}: "
+        raise UsageError(f"{place}{problems}.", hint="docs/configuration.md lists every key.") from None
+
+
+def _variables() -> dict[str, Any]:
+    """What variables set: `SEGSERVE_<SECTION>__<KEY>`; lists and tables as JSON.
+
+    Raises:
+        UsageError: there is no such section, or a value is no JSON.
+    """
+    given = [name for name in os.environ if name.upper().startswith(_PREFIX) and "__" in name]
+    if not given:  # the library is imported only where it is needed: it costs as much as all the rest of a command
+        return {}
+    from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
+
+    for name in given:
+        section = name[len(_PREFIX) :].partition("__")[0].lower()
+        if section not in Settings.model_fields:
+            raise UsageError(f"{name}: there is no section [{section}].", hint="docs/configuration.md lists every key.")
+
+    class Variables(BaseSettings, Settings):
+        model_config = SettingsConfigDict(
+            env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, env_ignore_empty=False
         )
-        raise UsageError(f"{chosen}: {problems}.", hint="docs/configuration.md lists every key.") from None
+
+    try:
+        found = EnvSettingsSource(Variables)()
+    except SettingsError as error:
+        raise UsageError(f"A variable {_PREFIX}…: {error}.", hint="Lists and tables are written as JSON.") from None
+    sections = {name[len(_PREFIX) :].partition("__")[0].lower() for name in given}
+    return {name: value for name, value in found.items() if name in sections}
+
+
+def _over(values: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    both = {
+        name: _over(values[name], above[name]) for name in values.keys() & above.keys() if _tables(values, above, name)
+    }
+    return {**values, **above, **both}
+
+
+def _tables(values: dict[str, Any], above: dict[str, Any], name: str) -> bool:
+    return isinstance(values[name], dict) and isinstance(above[name], dict)
+
+
+def _named(location: tuple[int | str, ...], variables: dict[str, Any]) -> str:
+    """A key as whoever set it has written it."""
+    at: Any = variables
+    for part in location:
+        if not isinstance(at, dict) or part not in at:
+            return ".".join(str(part) for part in location)
+        at = at[part]
+    return _PREFIX + "__".join(str(part).upper() for part in location)
 
 
 def edit_executor(path: Path, name: str, value: str | dict[str, str] | bool | None) -> None:

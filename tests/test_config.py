@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 
 from segserve import config
 from segserve.errors import UsageError
+from tests.servers import free_port
 
 DOCS = Path(__file__).parent.parent / "docs" / "configuration.md"
 
@@ -37,6 +41,50 @@ def test_every_wrong_key_is_named(tmp_path: Path, text: str, message: str) -> No
     file.write_text(text)
     with pytest.raises(UsageError, match=message):
         config.load(file)
+
+
+def test_variables_win_over_the_file_and_flags_over_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text("[server]\nport = 9001\nmax_images = 7\n[queue]\ntries = 2\n")
+    assert config.load(file).server.port == 9001
+    monkeypatch.setenv("SEGSERVE_SERVER__PORT", "9002")
+    monkeypatch.setenv("SEGSERVE_SERVER__HOSTS", '["seg.example.org"]')
+    monkeypatch.setenv("SEGSERVE_EXECUTORS__OURS__REF", "https://example.org/ours")
+    monkeypatch.setenv("SEGSERVE_HOME", str(tmp_path))  # these mean something else
+    monkeypatch.setenv("SEGSERVE_CONFIG", str(file))
+    monkeypatch.setenv("SEGSERVE_PROGRESS", "/x")
+    loaded = config.load()
+    assert (loaded.server.port, loaded.server.max_images, loaded.queue.tries) == (9002, 7, 2)
+    assert loaded.server.hosts == ("seg.example.org",)
+    assert loaded.executors["ours"] == config.ExecutorSettings(ref="https://example.org/ours")
+    assert config.Settings().server.port == 8000
+    # What `segserve serve` does with them; where it listens is the last word's.
+    port = free_port()
+    monkeypatch.setenv("SEGSERVE_SERVER__HOSTS", "[]")
+    words = [sys.executable, "-m", "segserve", "serve", "--port", str(port)]
+    server = subprocess.Popen(words, env={**os.environ}, stderr=subprocess.PIPE, text=True)
+    assert server.stderr is not None
+    assert f"127.0.0.1:{port}" in server.stderr.readline()
+    server.terminate()
+    server.communicate(timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("SEGSERVE_SERVRE__PORT", "1", r"SEGSERVE_SERVRE__PORT: there is no section \[servre\]"),
+        ("SEGSERVE_SERVER__PROT", "1", "^SEGSERVE_SERVER__PROT: Extra inputs"),
+        ("SEGSERVE_SERVER__PORT", "many", "^SEGSERVE_SERVER__PORT: Input should be a valid integer"),
+        ("SEGSERVE_SERVER__HOSTS", "one,two", "SEGSERVE_"),
+    ],
+)
+def test_wrong_variables_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=message):
+        config.load()
 
 
 def test_the_documented_file_is_the_default_one(tmp_path: Path) -> None:
