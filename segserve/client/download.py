@@ -1,0 +1,100 @@
+"""A result comes home: the same folder that a local run publishes, at once and never over another one."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import httpx
+
+from segserve import conversion
+from segserve.client.connection import TRIES, Connection
+from segserve.errors import BackendError
+from segserve.pipeline import Result, choose_folder, publish
+from segserve.refs import FULL_SHA, Pin
+
+_CHUNK = 1 << 18
+
+
+def result(
+    connection: Connection,
+    facts: Mapping[str, Any],
+    output: Path | None,
+    results: str,
+    progress: Callable[[int, int, str], None],
+) -> Result:
+    """Fetch all files of the result of a job, publish them, and say what it is.
+
+    Raises:
+        SegserveError: it cannot be had, or not be written.
+    """
+    job = facts["job"]
+    listed = connection.get(f"/jobs/{job}/files")
+    total = sum(file["bytes"] for file in listed)
+    with tempfile.TemporaryDirectory(prefix="segserve-") as scratch:
+        folder, done = Path(scratch) / "result", 0
+        folder.mkdir()
+        for file in listed:
+            done += _fetch(connection, job, file["name"], file["bytes"], folder / _relative(file["name"]))
+            progress(round(done / 1e6), max(round(total / 1e6), 1), "MB fetched")
+        wanted = choose_folder(output, results, facts["executor"])
+        published = publish(folder, wanted, exact=output is not None)
+    polygons = (published / conversion.RESULTS).is_file()
+    counts = [row["objects"] or 0 for row in connection.get(f"/jobs/{job}/images")] if polygons else []
+    loaded = conversion.load(published) if polygons else None
+    return Result(
+        job_id=job,
+        pin=Pin(facts["repository"], facts["commit"], facts["subdir"]) if FULL_SHA.fullmatch(facts["commit"]) else _no_pin(),
+        entry=facts["entry"],
+        images=tuple(loaded.results.images) if loaded else (),
+        document=loaded.results.document if loaded else None,
+        findings=loaded.findings if loaded else (),
+        folder=published,
+        run_url=facts.get("mlflow") or "",
+        counts=tuple(counts),
+        seconds=facts.get("seconds") or {},
+        warnings=tuple(facts.get("warnings") or ()),
+    )
+
+
+def _no_pin() -> Pin:
+    raise BackendError("The server does not say which commit ran.", hint="Is it a segserve of this version?")
+
+
+def _relative(name: str) -> PurePosixPath:
+    """A name below the folder; what the server says is not trusted with this disk."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or not path.parts or any(part in ("..", ".") for part in path.parts) or "\0" in name:
+        raise BackendError(f"The server names a file that lies outside of the result: {name!r}.")
+    return path
+
+
+def _fetch(connection: Connection, job: str, name: str, size: int, target: Path) -> int:
+    """One file; begun again where the connection was lost."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    pause = 0.5
+    for attempt in range(1, TRIES + 1):
+        have = target.stat().st_size if target.exists() else 0
+        try:
+            headers = {"Range": f"bytes={have}-"} if have else {}
+            with connection.stream(f"/jobs/{job}/files/{name}", headers) as answer, target.open("ab") as stream:
+                if have and answer.status_code != httpx.codes.PARTIAL_CONTENT:
+                    stream.truncate(0)
+                for chunk in answer.iter_bytes(_CHUNK):
+                    stream.write(chunk)
+            if target.stat().st_size == size:
+                return size
+            target.unlink()
+            failure: Exception = ConnectionError(f"'{name}' came with another size than was said")
+        except httpx.TransportError as error:
+            failure = error
+        if attempt == TRIES:
+            raise connection.unreachable(failure)
+        time.sleep(pause)
+        pause = min(pause * 2, 15.0)
+    shutil.rmtree(target.parent, ignore_errors=True)
+    raise connection.unreachable(ConnectionError("nothing came"))
