@@ -136,6 +136,12 @@ class SandboxSettings(_Section):
     ] = ()
 
 
+class ClientSettings(_Section):
+    """`[client]`: servers that commands are sent to with `--server`."""
+
+    tokens: Annotated[dict[str, str], Field(description="address of a server → token for it")] = {}
+
+
 class ExecutorSettings(_Section):
     """`[executors.<name>]`: what a short name stands for."""
 
@@ -165,6 +171,7 @@ class Settings(_Section):
     run: RunSettings = RunSettings()
     queue: QueueSettings = QueueSettings()
     server: ServerSettings = ServerSettings()
+    client: ClientSettings = ClientSettings()
     fetch: FetchSettings = FetchSettings()
     sandbox: SandboxSettings = SandboxSettings()
     repositories: RepositorySettings = RepositorySettings()

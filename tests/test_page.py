@@ -16,7 +16,8 @@ from playwright.sync_api import Page, expect
 
 from segserve.layout import Home
 from tests import modules
-from tests.pages import Proxy, browser, make_given_executor, polygon
+from tests.pages import browser, make_given_executor, polygon
+from tests.proxies import Proxy
 from tests.services import Service
 
 pytestmark = pytest.mark.browser

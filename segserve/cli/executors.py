@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from segserve import api
-from segserve.cli import options, render
+from segserve.cli import options, remote, render
 
 
 @click.group("executors")
@@ -15,14 +16,21 @@ def executors_command() -> None:
     """Short names of executors: list, add, remove."""
 
 
+def _session(server: str | None, config: Path | None) -> Any:
+    return remote.opened(server, config, render.TerminalReporter()) if server else api.session(config=config)
+
+
 @executors_command.command("list")
 @click.option("--type", "algorithm_type", default="", metavar="TYPE", help="Algorithm modules of one type only.")
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="Algorithm modules with this tag (again for more).")
+@remote.SERVER
 @options.CONFIG
 @options.JSON
-def list_command(algorithm_type: str, tags: tuple[str, ...], config: Path | None, as_json: bool) -> None:
+def list_command(
+    algorithm_type: str, tags: tuple[str, ...], server: str | None, config: Path | None, as_json: bool
+) -> None:
     """Names that `segserve run NAME` knows: yours, and those that come with segserve."""
-    with api.session(config=config) as session:
+    with _session(server, config) as session:
         known = session.executors(algorithm_type=algorithm_type, tags=tags)
     if as_json:
         render.document(known)

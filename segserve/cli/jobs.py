@@ -7,23 +7,25 @@ from typing import Any
 import click
 
 from segserve import api
-from segserve.cli import options, render
+from segserve.cli import options, remote, render
 
 _MOST_ERROR = 80  # characters in the table; `show` has all
 _INDENT = "\n             "
 
 
-def _session() -> Any:
-    return api.session(reporter=render.TerminalReporter())
+def _session(server: str | None) -> Any:
+    reporter = render.TerminalReporter()
+    return remote.opened(server, None, reporter) if server else api.session(reporter=reporter)
 
 
 @click.command("ps")
 @click.option("-a", "--all", "everything", is_flag=True, help="Finished jobs too.")
 @click.option("-n", "limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
+@remote.SERVER
 @options.JSON
-def ps_command(everything: bool, limit: int, as_json: bool) -> None:
+def ps_command(everything: bool, limit: int, server: str | None, as_json: bool) -> None:
     """List jobs, newest first; collect those that have finished meanwhile."""
-    with _session() as session:
+    with _session(server) as session:
         jobs = session.jobs(everything=everything, limit=limit)
     if as_json:
         render.document(jobs)
@@ -50,10 +52,11 @@ def _outcome(job: dict[str, Any]) -> str:
 
 @click.command("show")
 @click.argument("job")
+@remote.SERVER
 @options.JSON
-def show_command(job: str, as_json: bool) -> None:
+def show_command(job: str, server: str | None, as_json: bool) -> None:
     """Everything known about JOB (an id or its beginning)."""
-    with _session() as session:
+    with _session(server) as session:
         facts = session.show(job)
     if as_json:
         render.document(facts)
@@ -77,22 +80,24 @@ def _text(value: Any) -> str:
 @click.command("logs")
 @click.argument("job")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job ends.")
-def logs_command(job: str, follow: bool) -> None:
+@remote.SERVER
+def logs_command(job: str, follow: bool, server: str | None) -> None:
     """Print what MLflow and the executor of JOB have written.
 
     Of a job whose environment could not be built, what the build has written.
     """
-    with _session() as session:
+    with _session(server) as session:
         for line in session.logs(job, follow=follow):
             click.echo(line, nl=False)
 
 
 @click.command("cancel")
 @click.argument("jobs", nargs=-1, required=True)
+@remote.SERVER
 @options.JSON
-def cancel_command(jobs: tuple[str, ...], as_json: bool) -> None:
+def cancel_command(jobs: tuple[str, ...], server: str | None, as_json: bool) -> None:
     """Stop JOBS (ids or their beginnings) and everything that they started."""
-    with _session() as session:
+    with _session(server) as session:
         stopped = [session.cancel(job) for job in jobs]
     if as_json:
         render.document(stopped)

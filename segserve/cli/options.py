@@ -15,7 +15,7 @@ SECTIONS = {
     "Options": (),
     "Images": ("first", "channel", "z", "series", "frames", "depth"),
     "Which commit": ("rev", "entry", "offline", "committed", "allow_unreachable", "submodules"),
-    "Environment and machine": ("kind", "python", "no_lock", "gpus", "no_wait", "timeout", "memory", "cpus"),
+    "Environment and machine": ("kind", "python", "no_lock", "gpus", "no_wait", "timeout", "memory", "cpus", "server"),
     "Result": ("output", "overlays", "experiment", "keep", "open_report"),
     "Output of the command": ("as_json", "verbose", "quiet", "config", "help"),
 }

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from segserve import api
-from segserve.cli import browser, options, render
+from segserve.cli import browser, options, remote, render
 from segserve.errors import InvalidParameters
 
 _MOST_ROWS = 40
@@ -73,6 +73,7 @@ def _overlays(_: click.Context, __: click.Parameter, value: str) -> int | None:
 @click.option("-q", "--quiet", is_flag=True, help="Only warnings and the result.")
 @options.reference
 @options.environment
+@remote.SERVER
 @options.CONFIG
 @options.JSON
 def run_command(
@@ -84,6 +85,7 @@ def run_command(
     verbose: bool,
     quiet: bool,
     as_json: bool,
+    server: str | None,
     **chosen: Any,
 ) -> int:
     """Run the executor REF on IMAGES (files, folders, patterns).
@@ -98,13 +100,18 @@ def run_command(
     segserve run https://host/group/executor@v1.2#omnipose cells.tif --channel 0 --first 4
     """
     reporter = render.TerminalReporter(-1 if quiet else int(verbose))
-    with api.session(config=chosen.pop("config"), reporter=reporter) as session:
-        request = session.request(ref, images, **chosen)
-        if dry_run:
-            plan = session.plan(request)
-            render.document(plan) if as_json else render.echo(_plan_text(plan))
-            return 0
-        done = session.run(request)
+    if server:
+        remote.refuse_local_options(click.get_current_context())
+        with remote.opened(server, chosen.pop("config"), reporter) as elsewhere:
+            done = elsewhere.run(ref, images, **chosen)
+    else:
+        with api.session(config=chosen.pop("config"), reporter=reporter) as session:
+            request = session.request(ref, images, **chosen)
+            if dry_run:
+                plan = session.plan(request)
+                render.document(plan) if as_json else render.echo(_plan_text(plan))
+                return 0
+            done = session.run(request)
     if isinstance(done, api.Result):
         for warning in done.warnings:
             if warning not in reporter.said:
@@ -112,7 +119,7 @@ def run_command(
     if as_json:
         render.document(done.as_json())
     elif isinstance(done, api.Started):
-        render.echo(_started_text(done))
+        render.echo(remote.started_text(server, done.job_id) if server else _started_text(done))
     else:
         render.echo(_result_text(done))
     if open_report and isinstance(done, api.Result):

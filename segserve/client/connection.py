@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,7 +21,6 @@ from segserve.errors import (
     NotFound,
     QuotaExceeded,
     RunCancelled,
-    RunTimedOut,
     SegserveError,
     TooLarge,
     UsageError,
@@ -49,9 +49,16 @@ class Connection:
 
     def __init__(self, url: str, token: str = "", *, note: Callable[[str], None] = lambda _: None) -> None:
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
+        if (
+            parts.scheme not in ("http", "https")
+            or not parts.hostname
+            or parts.query
+            or parts.fragment
+            or parts.username
+        ):
             raise UsageError(
-                f"'{url}' is no address of a server.", hint="For example https://segserve.example.org or http://host:8000"
+                f"'{url}' is no address of a server.",
+                hint="For example https://segserve.example.org or http://host:8000",
             )
         self.url = url.rstrip("/")
         self.loopback = _is_loopback(parts.hostname)
@@ -76,7 +83,9 @@ class Connection:
         """JSON."""
         return self.ask("GET", path, params={name: value for name, value in query.items() if value is not None}).json()
 
-    def ask(self, method: str, path: str, *, body: Callable[[], Iterator[bytes]] | None = None, **options: Any) -> httpx.Response:
+    def ask(
+        self, method: str, path: str, *, body: Callable[[], Iterator[bytes]] | None = None, **options: Any
+    ) -> httpx.Response:
         """One answer. `body` makes the same bytes at every try.
 
         Raises:
@@ -85,9 +94,8 @@ class Connection:
         """
         pause = _FIRST_PAUSE
         for attempt in range(1, TRIES + 1):
-            more = {} if body is None else {"content": body()}
             try:
-                answer = self._http.request(method, path, **options, **more)
+                answer = self._http.request(method, path, content=body() if body else None, **options)
             except httpx.TransportError as error:
                 if attempt == TRIES:
                     raise self.unreachable(error) from None
@@ -104,7 +112,7 @@ class Connection:
     def stream(self, path: str, headers: Mapping[str, str] | None = None) -> Iterator[httpx.Response]:
         """An answer that is read while it comes; tried once."""
         with self._http.stream("GET", path, headers=dict(headers or {})) as answer:
-            if answer.status_code != httpx.codes.OK:
+            if not answer.is_success:
                 answer.read()
                 _checked(answer)
             yield answer
@@ -152,9 +160,10 @@ def _checked(answer: httpx.Response) -> httpx.Response:
 
 def _is_ours(answer: httpx.Response) -> bool:
     """Whether the server itself says this, and not a proxy before it: then it does not pass by itself at once."""
-    return answer.headers.get("content-type", "").startswith("application/problem+json")
+    return bool(answer.headers.get("content-type", "").startswith("application/problem+json"))
 
 
+@cache
 def _kinds() -> dict[str, type[SegserveError]]:
     found: dict[str, type[SegserveError]] = {}
     waiting: list[type[SegserveError]] = [SegserveError]
@@ -163,7 +172,6 @@ def _kinds() -> dict[str, type[SegserveError]]:
         found[kind.__name__] = kind
         waiting += kind.__subclasses__()
     del found["SegserveError"]
-    found |= {"RunTimedOut": RunTimedOut}
     return found
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
 from segserve import conversion
 from segserve.client.connection import TRIES, Connection
 from segserve.errors import BackendError
-from segserve.pipeline import Result, choose_folder, publish
+from segserve.pipeline import Result
+from segserve.pipeline.publish import choose_folder, publish
 from segserve.refs import FULL_SHA, Pin
 
 _CHUNK = 1 << 18
@@ -48,7 +49,7 @@ def result(
     loaded = conversion.load(published) if polygons else None
     return Result(
         job_id=job,
-        pin=Pin(facts["repository"], facts["commit"], facts["subdir"]) if FULL_SHA.fullmatch(facts["commit"]) else _no_pin(),
+        pin=_pin(facts),
         entry=facts["entry"],
         images=tuple(loaded.results.images) if loaded else (),
         document=loaded.results.document if loaded else None,
@@ -61,8 +62,10 @@ def result(
     )
 
 
-def _no_pin() -> Pin:
-    raise BackendError("The server does not say which commit ran.", hint="Is it a segserve of this version?")
+def _pin(facts: Mapping[str, Any]) -> Pin:
+    if not FULL_SHA.fullmatch(facts["commit"]):
+        raise BackendError("The server does not say which commit ran.", hint="Is it a segserve of this version?")
+    return Pin(facts["repository"], facts["commit"], facts["subdir"])
 
 
 def _relative(name: str) -> PurePosixPath:
@@ -77,11 +80,12 @@ def _fetch(connection: Connection, job: str, name: str, size: int, target: Path)
     """One file; begun again where the connection was lost."""
     target.parent.mkdir(parents=True, exist_ok=True)
     pause = 0.5
-    for attempt in range(1, TRIES + 1):
+    failure: Exception = ConnectionError("nothing came")
+    for _ in range(TRIES):
         have = target.stat().st_size if target.exists() else 0
         try:
-            headers = {"Range": f"bytes={have}-"} if have else {}
-            with connection.stream(f"/jobs/{job}/files/{name}", headers) as answer, target.open("ab") as stream:
+            headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
+            with connection.stream(f"/jobs/{job}/files/{quote(name)}", headers) as answer, target.open("ab") as stream:
                 if have and answer.status_code != httpx.codes.PARTIAL_CONTENT:
                     stream.truncate(0)
                 for chunk in answer.iter_bytes(_CHUNK):
@@ -89,12 +93,9 @@ def _fetch(connection: Connection, job: str, name: str, size: int, target: Path)
             if target.stat().st_size == size:
                 return size
             target.unlink()
-            failure: Exception = ConnectionError(f"'{name}' came with another size than was said")
+            failure = ConnectionError(f"'{name}' came with another size than was said")
         except httpx.TransportError as error:
             failure = error
-        if attempt == TRIES:
-            raise connection.unreachable(failure)
         time.sleep(pause)
         pause = min(pause * 2, 15.0)
-    shutil.rmtree(target.parent, ignore_errors=True)
-    raise connection.unreachable(ConnectionError("nothing came"))
+    raise connection.unreachable(failure)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from segserve import inputs, refs
-from segserve.client import download
+from segserve.client import download, events
 from segserve.client.connection import Connection, ended
-from segserve.client.events import Event, follow
+from segserve.client.events import Event
 from segserve.client.upload import Form
 from segserve.errors import NotFound, SegserveError, UsageError
 from segserve.inputs import Selection
@@ -20,7 +20,8 @@ from segserve.refs import RepoKind
 
 _MOST_JOBS = 1000
 _FINAL = ("succeeded", "failed", "cancelled")
-_FIELDS = ("first", "channel", "z", "series", "frames", "depth", "gpus", "timeout", "overlays", "exports")
+_FIELDS = ("first", "channel", "z", "series", "frames", "depth", "gpus", "timeout", "exports")
+_ALL = 1_000_000_000  # overlays: a form has no null
 
 
 class Remote:
@@ -59,6 +60,7 @@ class Remote:
             "env": kind,
             "parameters": json.dumps(dict(parameters or {}), ensure_ascii=False),
             **{name: chosen.get(name) for name in _FIELDS},
+            "overlays": _ALL if chosen.get("overlays", 24) is None else chosen.get("overlays"),
         }
         job = self._submit(fields, self._files(images, chosen))
         if detach:
@@ -82,7 +84,7 @@ class Remote:
                 f"'{parsed.repo}' is a folder of this machine, which the server does not see.",
                 hint="Push it and name its URL, or run without --server.",
             )
-        return parsed.repo + ref[len(ref.split("#")[0].split("@")[0]) :]
+        return parsed.repo + ref[len(ref.split("#", maxsplit=1)[0].split("@", maxsplit=1)[0]) :]
 
     def _files(self, images: Sequence[str], chosen: Mapping[str, Any]) -> list[Path]:
         """The files to send, after the same checks as before a local run."""
@@ -109,7 +111,7 @@ class Remote:
         return paths
 
     def _submit(self, fields: Mapping[str, Any], files: Sequence[Path]) -> str:
-        form = Form({name: _text(name, value) for name, value in fields.items() if value is not None}, files)
+        form = Form({name: str(value) for name, value in fields.items() if value is not None}, files)
         what = "MB sent"
 
         def progress(sent: int, total: int) -> None:
@@ -126,7 +128,7 @@ class Remote:
         return job
 
     def _watch(self, job: str) -> None:
-        for event in follow(self._connection, job):
+        for event in events.follow(self._connection, job):
             self._tell(event)
             if event.kind == "end" and event.data["state"] != "succeeded":
                 raise ended(event.data["state"], event.data.get("error") or {})
@@ -155,14 +157,14 @@ class Remote:
         facts: dict[str, Any] = self._connection.get(f"/jobs/{self._id(job)}")
         return facts
 
-    def logs(self, job: str, *, follow_on: bool = False) -> Iterator[str]:
-        """The log of the latest attempt, as lines; with `follow_on` what comes until the job has ended."""
+    def logs(self, job: str, *, follow: bool = False) -> Iterator[str]:
+        """The log of the latest attempt, as lines; with `follow` what comes until the job has ended."""
         name = self._id(job)
-        if not follow_on:
+        if not follow:
             yield from self._connection.ask("GET", f"/jobs/{name}/log").text.splitlines(keepends=True)
             return
         silent = True
-        for event in follow(self._connection, name):
+        for event in events.follow(self._connection, name):
             for line in event.data["lines"] if event.kind == "log" else ():
                 silent = False
                 yield line + "\n"
@@ -192,13 +194,11 @@ class Remote:
         except SegserveError as refusal:
             if not isinstance(refusal, NotFound):
                 raise
-            found = [row["job"] for row in self._connection.get("/jobs", limit=_MOST_JOBS) if row["job"].startswith(text)]
+            found = [
+                row["job"] for row in self._connection.get("/jobs", limit=_MOST_JOBS) if row["job"].startswith(text)
+            ]
             if len(found) == 1:
                 return str(found[0])
             if found:
                 raise NotFound(f"Several jobs begin with '{text}': {', '.join(found[:5])}.") from None
             raise
-
-
-def _text(name: str, value: Any) -> str:
-    return "null" if value is None and name == "overlays" else str(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ class Form:
     @property
     def headers(self) -> dict[str, str]:
         """Kind and length of the body."""
-        length = sum(len(head) + (os.path.getsize(path) if path else 0) + 2 for head, path in self._parts())
+        length = sum(len(head) + (path.stat().st_size if path else 0) + 2 for head, path in self._parts())
         return {
             "Content-Type": f"multipart/form-data; boundary={self.boundary}",
             "Content-Length": str(length + len(self._end)),

@@ -199,6 +199,17 @@ class Desk:
             raise NotFound(f"The result of job {record.job_id} has no file '{name}'.", hint="…/files lists them.")
         return path
 
+    def log(self, record: JobRecord) -> Path:
+        """The log of a job's latest attempt, or of the build that failed.
+
+        Raises:
+            NotFound: nothing has been written yet.
+        """
+        path = Path(self.session.facts(record)["log"])
+        if not path.is_file():
+            raise NotFound(f"Job {record.job_id} has written no log.", hint="…/events says how it goes.")
+        return path
+
     def files(self, record: JobRecord) -> list[dict[str, Any]]:
         """The files of a result: name, bytes, media type."""
         folder = _result(record)

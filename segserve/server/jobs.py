@@ -114,6 +114,12 @@ def router(desk: Desk, limits: Limits) -> APIRouter:
         """output.json. 409 while the job is open; what ended it when it has no result."""
         return FileResponse(desk.output(desk.get(job_id, caller.sees)), media_type="application/json")
 
+    @routes.get("/{job_id}/log", response_class=FileResponse, responses={200: {"content": {"text/plain": {}}}})
+    def log(job_id: JobId, caller: Reader) -> FileResponse:
+        """What MLflow and the executor have written in the latest attempt; of a build that failed, its log."""
+        path = desk.log(desk.get(job_id, caller.sees))
+        return FileResponse(path, media_type="text/plain; charset=utf-8", headers={"X-Content-Type-Options": "nosniff"})
+
     @routes.get("/{job_id}/files")
     def files(job_id: JobId, caller: Reader) -> list[dict[str, Any]]:
         """What is in the result: tables, pictures, exports, the report."""
