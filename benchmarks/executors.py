@@ -1,6 +1,6 @@
 """Every executor that ships and runs here, on every annotated set: the table of docs/executors.md, made by `bench`.
 
-    python benchmarks/executors.py [--home FOLDER]
+    python benchmarks/executors.py [--home FOLDER] [--only NAME]
 
 The sets: `examples/annotated/crowded-nuclei` (real), well separated nuclei and touching cells (generated, from seeds
 that no shipped model has seen). Environments are built below `--home` if they are not there. For a quiet machine.
@@ -29,12 +29,14 @@ EXECUTORS = {
     "threshold": (f"{ROOT}", {}),
     "threshold, background=keep": (f"{ROOT}", {"background": ["keep"]}),
     "cellpose, models/tiny_cells": (f"{ROOT}#executors/cellpose:", {"model": ["models/tiny_cells"]}),
+    "segmentor, models/shapes.onnx": (f"{ROOT}#executors/segmentor:", {}),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--home", type=Path, help="SEGSERVE_HOME  [default: a scratch folder]")
+    parser.add_argument("--only", default="", help="rows whose title begins with this")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="segserve-executors-") as scratch:
         os.environ["SEGSERVE_HOME"] = str(arguments.home or Path(scratch) / "home")
@@ -42,7 +44,8 @@ def main() -> None:
         print("| Executor | Images | AP@0.5 | mean AP | PQ | F1 | seconds | MB |")
         print("|---|---|---:|---:|---:|---:|---:|---:|")
         with api.session() as session:
-            for number, (title, (ref, parameters)) in enumerate(EXECUTORS.items()):
+            chosen = {title: row for title, row in EXECUTORS.items() if title.startswith(arguments.only)}
+            for number, (title, (ref, parameters)) in enumerate(chosen.items()):
                 for name, folder in sets.items():
                     output = Path(scratch) / f"{number}-{folder.name}"
                     done = session.bench(

@@ -14,11 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
-from segserve import api, manifest, project
+from segserve import api, inputs, manifest, project
 from segserve.cli import main
 from segserve.findings import Severity
+from segserve.inputs import Selection
 from segserve.manifest import schema
 from segserve.manifest.places import locate
+from segserve.pipeline.expected import mismatches
 from tests.executors import make_executor
 
 ROOT = Path(__file__).parent.parent
@@ -264,3 +266,44 @@ def test_every_key_is_documented_and_the_documented_file_is_right() -> None:
 @pytest.mark.parametrize("file", sorted(ROOT.glob("**/segserve.toml")), ids=lambda file: file.parent.name)
 def test_our_own_are_right(file: Path) -> None:
     assert manifest.parse(file.read_bytes()).findings == ()
+
+
+def _pictures(folder: Path) -> list[Path]:
+    grey, colour = np.zeros((40, 60), np.uint8), np.zeros((40, 60, 3), np.uint8)
+    for name, pixels in (("grey", grey), ("colour", colour), ("deep", grey.astype(np.uint16))):
+        cv2.imwrite(str(folder / f"{name}.png"), pixels)
+    return [folder / f"{name}.png" for name in ("grey", "colour", "deep")]
+
+
+@pytest.mark.parametrize(
+    ("expected", "selection", "found"),
+    [
+        ("channels = [1, 3]\nbit_depth = [8, 16]", Selection(), []),
+        ("", Selection(), []),
+        ("channels = 1", Selection(), ["expects grey images; 1 of 3 are colour, {}/colour.png for one. --channel"]),
+        ("channels = 1", Selection(channel=0), []),
+        ("channels = 3", Selection(), ["expects colour images; 2 of 3 are grey, {}/grey.png for one."]),
+        ("bit_depth = 8", Selection(), ["expects 8-bit images; 1 of 3 are 16-bit, {}/deep.png for one. --depth 8"]),
+        ("bit_depth = 8", Selection(depth=8), []),
+        ("dimensions = 3", Selection(), ["made for volumes"]),
+        ("channels = 4\nbit_depth = 16", Selection(), ["4-channel images", "4-channel images", "expects 16-bit"]),
+    ],
+)
+def test_images_unlike_those_that_are_expected(
+    expected: str, selection: Selection, found: list[str], tmp_path: Path
+) -> None:
+    plan = inputs.plan(_pictures(tmp_path), selection)
+    said = mismatches(manifest.parse(f"[input]\n{expected}\n".encode()).manifest, plan)
+    assert len(said) == len(found)
+    for sentence, part in zip(said, found, strict=True):
+        assert part.format(tmp_path) in sentence
+
+
+def test_a_run_warns_of_unlike_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_executor(tmp_path / "it", **{manifest.NAME: 'title = "Blobs"\n[input]\nchannels = 1\n'})
+    pictures = [str(path) for path in _pictures(tmp_path)]
+    assert main(["run", str(tmp_path / "it"), *pictures, "--dry-run", "--json"]) == 0
+    said = capsys.readouterr()
+    warning = f"Blobs expects grey images; 1 of 3 are colour, {pictures[1]} for one."
+    assert warning in said.err
+    assert any(warning in one for one in json.loads(said.out)["warnings"])

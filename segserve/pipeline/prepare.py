@@ -13,6 +13,7 @@ from segserve.errors import UsageError
 from segserve.findings import Severity
 from segserve.inputs import InputPlan, Selection
 from segserve.model import EnvironmentSpec, Resources
+from segserve.pipeline import expected
 from segserve.pipeline.bounds import Bounds
 from segserve.pipeline.context import Context
 from segserve.project import EntryPoint, ParameterType, Project
@@ -98,6 +99,9 @@ def prepare(ctx: Context, request: Request, checkout: Path) -> Prepared:
     for note in images.notes if images else ():
         ctx.reporter.note(note)
         notes.append(note)
+    for mismatch in expected.mismatches(loaded.manifest, images) if images else ():
+        ctx.reporter.warn(mismatch)
+        notes.append(mismatch)
     spec = environments.detect(loaded, request.build)
     for warning in spec.warnings:
         ctx.reporter.warn(warning)
