@@ -15,6 +15,7 @@ from typing import Any
 from segserve import comparison, inputs, refs
 from segserve.comparison import DriftReport
 from segserve.errors import NotFound, UsageError
+from segserve.inputs import Selection
 from segserve.pipeline import Context, Request, Result, run
 from segserve.refs import Pin
 from segserve.store import Resolution
@@ -22,7 +23,7 @@ from segserve.store import Resolution
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What is known about an old result. `images` and `parameters` are None when nothing says so."""
+    """What is known about an old result; None where nothing says so. `selection`: which planes of the images."""
 
     reference: Path
     pin: Pin
@@ -31,6 +32,7 @@ class Origin:
     parameters: Mapping[str, str] | None = None
     lock: Path | None = None
     digest: str = ""  # of the staged images
+    selection: Selection | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ def of_job(ctx: Context, job_id: str) -> Origin:
         job.parameters,
         folder.lockfile if folder.lockfile.exists() else None,
         inputs.digest(staged),
+        Selection(**job.options.get("selection", {})),  # jobs of older versions have none
     )
 
 
@@ -113,6 +116,7 @@ def replay(ctx: Context, request: Request, origin: Origin) -> Replay:
         ref=replace(request.ref, entry=origin.entry or request.ref.entry),
         pinned=Resolution(origin.pin, requested=str(origin.pin)),
         images=tuple(images),
+        selection=request.selection if request.selection.given() else origin.selection or request.selection,
         parameters={**(origin.parameters or {}), **request.parameters},
         build=build,
     )

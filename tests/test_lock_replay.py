@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 
 import segserve
 from segserve import api, lock, refs
@@ -191,6 +192,24 @@ def test_a_job_of_an_older_commit_without_drift(
     assert document["notes"] == []
     again = json.loads((Path(document["result"]) / "output.json").read_text())
     assert again["segmentation_data"] == json.loads((first.folder / "output.json").read_text())["segmentation_data"]
+
+
+def test_a_job_of_some_planes_takes_them_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stack = np.zeros((2, 3, 40, 60), np.uint8)  # z, c, rows, columns
+    stack[:] = np.arange(6, dtype=np.uint8).reshape(2, 3, 1, 1) * 10
+    tifffile.imwrite(tmp_path / "stack.tif", stack, imagej=True, metadata={"axes": "ZCYX"})
+    make_executor(tmp_path / "executor")
+    first = segserve.run(str(tmp_path / "executor"), [tmp_path / "stack.tif"], kind="local", channel=1, z="max")
+    assert "--channel 1 --z max" in (first.folder / "report" / "index.html").read_text()
+    (tmp_path / "mail").mkdir()
+    alone = shutil.copy(first.folder / "output.json", tmp_path / "mail")
+    by_hand = ["--images", str(tmp_path / "stack.tif"), "--channel", "1", "--z", "max"]
+    for words in ([first.job_id], [str(alone), *by_hand]):
+        assert main(["replay", *words, "--env", "local", "--json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        (again,) = json.loads((Path(document["result"]) / "results.json").read_text())["images"]
+        assert (again["c"], again["z"]) == (1, "max")
+        assert document["drift"]["drift"] == 0
 
 
 def test_an_output_json_by_the_short_commit_in_its_model_with_drift(

@@ -34,6 +34,7 @@ def lock_command(ref: str, *, output: Path | None, verbose: bool, config: Path |
 @click.command("replay", cls=options.SectionedCommand)
 @click.argument("what", metavar="JOB|OUTPUT.JSON")
 @click.option("--images", multiple=True, help="The images, if they are not where they were (repeatable).")
+@options.planes
 @click.option("--entry", metavar="NAME", help="The entry point, where nothing says which it was.")
 @click.option("-P", "parameters", multiple=True, metavar="NAME=VALUE", help="A parameter, where nothing says it.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the new result.")

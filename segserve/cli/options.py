@@ -64,6 +64,17 @@ reference = _together(
     )
 )
 
+# Which planes of the images.
+planes = _together(
+    (
+        click.option("--channel", metavar="NAME|N", help="Which channel of multi-channel images (N from 0)."),
+        click.option("--z", metavar="max|mean|N|each", help="What to do with z planes: project, choose, or take each."),
+        click.option("--series", metavar="NAME|N", help="Which series of a file with several (N from 0)."),
+        click.option("--frames", metavar="A:B", help="Time points A to B-1 (from 0)."),
+        click.option("--depth", type=click.Choice(["8", "16"]), help="Bits of grey of the images that it gets."),
+    )
+)
+
 environment = _together(
     (
         click.option(

@@ -59,11 +59,7 @@ def _overlays(_: click.Context, __: click.Parameter, value: str) -> int | None:
 @click.option("--keep", is_flag=True, help="Keep the job's checkout and staged images.")
 @click.option("--open", "open_report", is_flag=True, help="Open the report in a browser.")
 @click.option("--first", type=click.IntRange(min=1), metavar="N", help="Try N images, spread over the input.")
-@click.option("--channel", metavar="NAME|N", help="Which channel of multi-channel images (N from 0).")
-@click.option("--z", metavar="max|mean|N|each", help="What to do with z planes: project, choose, or take each.")
-@click.option("--series", metavar="NAME|N", help="Which series of a file with several (N from 0).")
-@click.option("--frames", metavar="A:B", help="Time points A to B-1 (from 0).")
-@click.option("--depth", type=click.Choice(["8", "16"]), help="Bits of grey of the images that the executor gets.")
+@options.planes
 @click.option("--gpus", metavar="N|auto|none", default="auto", show_default=True, help="Whole GPUs to lease.")
 @click.option("--no-wait", is_flag=True, help="Fail when no GPU is free, instead of waiting.")
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Time limit of the executor.")

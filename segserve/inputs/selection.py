@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple, TypeVar
 
 from segserve.errors import InvalidParameters, did_you_mean
@@ -30,6 +30,10 @@ class Selection:
     frames: str | None = None
     depth: int | None = None
     first: int | None = None
+
+    def given(self) -> dict[str, str | int]:
+        """The choices that were made, by name: `Selection(**given)` is the same again."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     def check(self) -> None:
         """Raise `InvalidParameters` when a choice makes no sense for any file."""

@@ -183,6 +183,7 @@ class Drive:
                 "produces": prepared.entry.produces,
                 "keep": request.keep or self._settings.run.keep,
                 "pictures": self.queued is not None,
+                "selection": request.selection.given(),
             },
         )
 

@@ -232,6 +232,7 @@ def command(job: Job) -> str:
     fragment = f"{job.pin.subdir}:{job.entry}" if job.pin.subdir else job.entry
     words = ["segserve", "run", f"{job.pin.repo}@{job.pin.sha}#{fragment}"]
     words += ["IMAGES"] if job.images_parameter else []
+    words += [word for name, value in job.options.get("selection", {}).items() for word in (f"--{name}", str(value))]
     words += [word for name, value in job.parameters.items() for word in ("-P", f"{name}={value}")]
     return shlex.join(words)
 
