@@ -16,12 +16,14 @@ from typing import Any
 
 import pytest
 
-from segserve import environments, errors, project
-from segserve.environments import channels, conda, condafile
+from segserve import environments, errors, lock, project
+from segserve.cli import main
+from segserve.environments import channels, conda, condafile, solver
 from segserve.environments.base import BuildOptions
 from segserve.layout import Home
 from segserve.model import Environment
 from tests import channel
+from tests.repositories import git, make_repository
 
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -207,6 +209,48 @@ variables: {{LAB_MODE: quiet}}
     assert conda.health(environment) is None
     (prefix / "bin" / "python").unlink()
     assert "gone" in str(conda.health(environment))
+
+
+@pytest.mark.conda
+@pytest.mark.network
+def test_a_lock_is_built_again_with_the_kit_from_the_same_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "channel"
+    url = channel.make_channel(own)
+    (tmp_path / "config.toml").write_text(f'[environments]\nchannels = ["{url}"]\n')
+    monkeypatch.setenv("SEGSERVE_CONFIG", str(tmp_path / "config.toml"))
+    text = f"dependencies:\n  - python={MINOR}\n  - greeting=1\n  - pip\n  - pip: [segserve_sdk]\n"
+    make_project(tmp_path / "project", text)
+    git(tmp_path / "project", "init", "-q")
+    make_repository(tmp_path / "project", {"README.md": "x"})
+    folder = str(tmp_path / "project")
+    assert main(["lock", folder]) == 0
+    lines = lock.read(tmp_path / "project" / "segserve.lock").here()
+    assert any(line.startswith("greeting==1.0=py_0 @ ") and "#sha256=" in line for line in lines)
+    assert any(line.startswith("numpy==") and "--hash=sha256:" in line for line in lines)
+    assert not any("file://" in line and str(own) not in line for line in lines), lines
+
+    files = {"site-packages/greeting/__init__.py": b"VERSION = '1.5'\n"}
+    channel.add_package(own, "greeting", "1.5", files, noarch="python", depends=("python >=3.8",))
+    channel.index(own)
+    today = solver.solve(("greeting=1",), (url,), silent, pip=False)
+    assert [str(record.version) for record in today if record.name.normalized == "greeting"] == ["1.5"]
+    capsys.readouterr()
+    assert main(["env", "build", folder, "--json"]) == 0
+    built = json.loads(capsys.readouterr().out)
+    assert any(line.startswith("greeting==1.0=py_0 @ ") for line in built["packages"])
+    python = Path(built["location"]) / "bin" / "python"
+    code = "import greeting, segserve_sdk, sys; print(greeting.VERSION, segserve_sdk.__file__.startswith(sys.prefix))"
+    assert subprocess.run([python, "-c", code], capture_output=True, text=True).stdout.split() == ["1.0", "True"]
+    (own / "noarch" / "greeting-1.0-py_0.conda").unlink()
+    channel.index(own)
+    loaded = project.load(tmp_path / "project")
+    spec = conda.detect(loaded, BuildOptions(channels=(url,)))
+    assert spec is not None
+    with pytest.raises(errors.EnvironmentBuildFailed, match="cannot be installed together") as caught:
+        conda.build(spec, loaded, tmp_path / "again", silent)
+    assert "greeting" in caught.value.quote
 
 
 @pytest.mark.conda

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shlex
@@ -12,6 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,10 +21,13 @@ from typing import Any
 import pytest
 
 from segserve import errors, project
-from segserve.environments import docker, dockerline
+from segserve.cli import main
+from segserve.environments import docker, dockerengine, dockerline
 from segserve.environments.base import BuildOptions
+from segserve.layout import Home
 from segserve.model import Environment, EnvironmentSpec, Resources
 from tests import image
+from tests.repositories import make_repository
 
 LABEL = "20250101-ABC.1.1"
 
@@ -490,6 +495,39 @@ def test_an_environment_is_held_and_missed(tmp_path: Path, base: str) -> None:
     assert "no longer in the engine" in str(docker.health(built))
     docker.build(spec, loaded, tmp_path / "prefix", lambda _: None)
     assert docker.health(built) is None
+
+
+@pytest.mark.docker
+def test_a_locked_image_is_taken_whatever_its_name_means_today(
+    tmp_path: Path, base: str, home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "segserve-test-locked:1"
+    make_project(tmp_path / "p", {"image": name}, "python -c 'print(1) # {images}'")
+    make_repository(tmp_path / "p", {"README.md": "x"})
+    engine = functools.partial(subprocess.run, check=True, capture_output=True)
+    try:
+        engine(["docker", "tag", base, name])
+        assert main(["lock", str(tmp_path / "p")]) == 0
+        engine(["docker", "build", "-q", "-t", name, "-"], input=f"FROM {base}\nENV TODAY=another".encode())
+        loaded = project.load(tmp_path / "p")
+        locked, today = (docker.detect(loaded, BuildOptions(use_lock=use)) for use in (True, False))
+        assert locked is not None
+        assert today is not None
+        assert locked.key != today.key
+        first, second = (
+            docker.build(spec, loaded, tmp_path / spec.key, lambda _: None).packages[0] for spec in (locked, today)
+        )
+        assert first == f"{name}@{dockerengine.image_id(base)}"
+        assert second == f"{name}@{dockerengine.image_id(name)}" != first
+        capsys.readouterr()
+        assert main(["env", "build", str(tmp_path / "p"), "--json"]) == 0
+        assert first in json.loads(capsys.readouterr().out)["packages"]
+    finally:
+        docker.collect_garbage([])
+        engine(["docker", "rmi", name])
+    gone = replace(locked, details={**locked.details, "image_id": "sha256:" + "0" * 64})
+    with pytest.raises(errors.EnvironmentBuildFailed, match="of the lock is not in this engine"):
+        docker.build(gone, loaded, tmp_path / "gone", lambda _: None)
 
 
 @pytest.mark.docker

@@ -22,6 +22,7 @@ from segserve.errors import InvalidRef, UsageError
 from tests.corpus import GOOD
 from tests.executors import PYTHON_ENV, make_executor
 from tests.repositories import git, make_repository
+from tests.services import Service
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def images(tmp_path: Path) -> Path:
 
 @pytest.mark.network
 def test_a_lock_has_exact_packages_with_hashes_and_later_builds_take_them(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, shared_home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "executor"
     sha = make_executor(folder, **{"weights.pt": "numbers", "README.md": "x", "LICENSE": "x"})
@@ -76,6 +77,12 @@ def test_a_lock_has_exact_packages_with_hashes_and_later_builds_take_them(
     (folder / "segserve.lock").write_text(text.replace(click, "click==8.1.7"))
     assert main(["env", "build", str(folder), "--json"]) == 0
     assert "click==8.1.7" in json.loads(capsys.readouterr().out)["packages"]
+    make_repository(folder, {}, message="locked")
+    with Service(shared_home, tmp_path / "service") as service:
+        image = {"images": ("a.png", bytes(cv2.imencode(".png", np.zeros((40, 60), np.uint8))[1]), "image/png")}
+        accepted = service.http.post("/jobs", data={"executor": str(folder), "gpus": "0"}, files=image).json()
+        assert service.wait(accepted["job"])["state"] == "succeeded"
+        assert "click==8.1.7" in service.http.get(f"{accepted['url']}/files/segserve.lock").text
     assert main(["env", "build", str(folder), "--json", "--no-lock"]) == 0
     assert "click==8.1.7" not in json.loads(capsys.readouterr().out)["packages"]
 

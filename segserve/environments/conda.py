@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segserve.environments import channels as sources
-from segserve.environments import condafile, pip, solver
+from segserve.environments import condafile, locked, pip, solver
 from segserve.environments.base import BuildOptions, Report, inside, key_of, repository_root
 from segserve.environments.condafile import CondaFile
 from segserve.errors import EnvironmentBuildFailed, InvalidParameters, InvalidProject
@@ -44,9 +44,12 @@ def detect(project: Project, options: BuildOptions) -> EnvironmentSpec | None:
     if file.is_plain and options.kind != kind:
         return None
     specs, warnings = _specs(file, options)
+    lines, notes = locked.usable(project, options, kind) if not options.python else ((), ())
+    exact, pip_lines = locked.conda_specs(lines)
+    specs = exact or specs
     chosen = sources.choose(file, options)
     solver.check(specs, declared.file)
-    requirements = _requirements(file, project, offline=options.offline)
+    requirements = _requirements(file, project, pip_lines, offline=options.offline)
     host = pip.host_settings()
     details = {
         "specs": list(specs),
@@ -55,6 +58,7 @@ def detect(project: Project, options: BuildOptions) -> EnvironmentSpec | None:
         "revisions": dict(requirements.revisions),
         "platform": sources.platform(),
         "virtual_packages": solver.virtual_packages(),
+        **({"locked": list(pip_lines)} if exact else {}),
     }
     parts = {
         **details,
@@ -62,12 +66,12 @@ def detect(project: Project, options: BuildOptions) -> EnvironmentSpec | None:
         "variables": dict(file.variables),
         "indexes": host.identity(requirements.indexes) if file.pip else {},
     }
-    warnings = (*file.warnings, *warnings, *chosen.warnings, *requirements.warnings)
+    warnings = (*file.warnings, *notes, *warnings, *chosen.warnings, *requirements.warnings)
     return EnvironmentSpec(kind, declared.file, key_of(kind, parts), details, warnings)
 
 
 def build(spec: EnvironmentSpec, project: Project, prefix: Path, report: Report) -> Environment:
-    """Solve, install into `prefix`, then the `pip:` part by uv, then compile bytecode.
+    """Solve, install into `prefix`, then the `pip:` part by uv, then compile bytecode. A lock leaves nothing to choose.
 
     Raises:
         EnvironmentBuildFailed: no solution (with the solver's words), or a package cannot be installed.
@@ -83,7 +87,7 @@ def build(spec: EnvironmentSpec, project: Project, prefix: Path, report: Report)
     if any(record.name.normalized == "python" for record in records):
         solver.compile_bytecode(python, report)
         if file.pip:
-            requirements = _requirements(file, project, revisions=details["revisions"])
+            requirements = _requirements(file, project, details.get("locked", ()), revisions=details["revisions"])
             before = set(pip.freeze(python))
             pip.install(python, requirements, prefix.parent / "pip", report)
             packages += [package for package in pip.freeze(python) if package not in before]
@@ -188,9 +192,16 @@ def _specs(file: CondaFile, options: BuildOptions) -> tuple[tuple[str, ...], tup
 
 
 def _requirements(
-    file: CondaFile, project: Project, *, offline: bool = False, revisions: Mapping[str, str] | None = None
+    file: CondaFile,
+    project: Project,
+    exact: Sequence[str] = (),
+    *,
+    offline: bool = False,
+    revisions: Mapping[str, str] | None = None,
 ) -> pip.Requirements:
+    """The pip part of the file; `exact` are the lines of a lock that stand in its place."""
     root = repository_root(project.folder)
     source = project.environment.file
     folder = (project.folder / source).parent
-    return pip.read(file.pip, folder, root, source=source, offline=offline, revisions=revisions)
+    found = pip.read(file.pip, folder, root, source=source, offline=offline, revisions=revisions)
+    return locked.put_in_place(found, exact) if exact else found

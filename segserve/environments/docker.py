@@ -6,11 +6,11 @@ How it is launched is in `dockerline`, the engine itself in `dockerengine`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from segserve.environments import dockerengine
+from segserve.environments import dockerengine, locked
 from segserve.environments.base import BuildOptions, Report, key_of
 from segserve.environments.dockerengine import attempt_image, client_variables, collect_garbage, engine, kill
 from segserve.environments.dockerline import SYSTEM_FOLDERS, WORKDIR, is_plain, launch_arguments, write_project
@@ -36,6 +36,7 @@ __all__ = [
 kind = "docker"
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_DIGEST = re.compile(r"^[a-z0-9][a-zA-Z0-9._/:-]*@sha256:[0-9a-f]{64}$")
 _IMAGE = re.compile(r"[a-z0-9][a-zA-Z0-9._/:@-]*")  # docker's own parser decides the rest
 
 
@@ -56,9 +57,11 @@ def detect(project: Project, options: BuildOptions) -> EnvironmentSpec | None:
             )
         return None
     declared = _declared(project, options)
-    image_id = dockerengine.image_id(declared["image"], quietly=True)
-    details = {**declared, "image_id": image_id}
-    return EnvironmentSpec(kind=kind, source=declared["image"], key=key_of(kind, details), details=details)
+    lines, notes = locked.usable(project, options, kind)
+    exact = [line for line in lines if _DIGEST.search(line)]
+    image_id = _image_id(exact) or dockerengine.image_id(declared["image"], quietly=True)
+    details = {**declared, "image_id": image_id, **({"locked": exact} if exact else {})}
+    return EnvironmentSpec(kind, declared["image"], key_of(kind, details), details, notes)
 
 
 def build(spec: EnvironmentSpec, project: Project, prefix: Path, report: Report) -> Environment:
@@ -73,7 +76,10 @@ def build(spec: EnvironmentSpec, project: Project, prefix: Path, report: Report)
         report("This engine is rootless: a tracking server on this machine's loopback address is out of its reach.")
     image = spec.source
     known = spec.details.get("image_id")
-    image_id = (dockerengine.image_id(known) if known else "") or dockerengine.image_id(image)
+    image_id = dockerengine.image_id(known) if known else ""
+    if not image_id and spec.details.get("locked"):
+        image_id = _pulled_as_locked(image, spec.details["locked"], report)
+    image_id = image_id or dockerengine.image_id(image)
     if not image_id:
         report(f"Pulling {image}")
         _pull(image, report)
@@ -93,6 +99,24 @@ def health(environment: Environment) -> str | None:
     if dockerengine.image_id(environment.location):
         return None
     return f"the image {environment.spec.source} ({environment.location}) is no longer in the engine"
+
+
+def _image_id(lines: Sequence[str]) -> str:
+    """The id in the first line of a lock, `image@sha256:…`; the others are digests, as registries know the image."""
+    return lines[0].rpartition("@")[2] if lines else ""
+
+
+def _pulled_as_locked(image: str, lines: Sequence[str], report: Report) -> str:
+    """The id of the locked image, pulled by its digest: a tag may mean another one by now."""
+    for digest in lines[1:]:
+        report(f"Pulling {digest}")
+        _pull(digest, report)
+        if found := dockerengine.image_id(digest):
+            return found
+    raise EnvironmentBuildFailed(
+        f"The image {lines[0]} of the lock is not in this engine, and no registry has it.",
+        hint=f"Bring it here (docker save, docker load), or take today's {image}: --no-lock.",
+    )
 
 
 def _pull(image: str, report: Report) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
-from segserve import lock, process, redact
+from segserve import kit, lock, process, redact
 from segserve.environments import condafile, pip
 from segserve.environments.base import BuildOptions, hash_file, hash_text, inside, repository_root
 from segserve.environments.closure import read
@@ -19,6 +19,12 @@ from segserve.environments.requirements import Requirements
 from segserve.errors import EnvironmentBuildFailed, UsageError
 from segserve.model import Environment
 from segserve.project import Project
+
+_KIT = canonicalize_name(kit.NAME)
+_CONDA = re.compile(
+    r"(?P<name>[A-Za-z0-9_.-]+)==(?P<version>[A-Za-z0-9_.!+-]+)=(?P<build>[A-Za-z0-9_.+-]+) @ [^\s#]+"
+    r"(?:#sha256=(?P<sha256>[0-9a-f]{64}))?"
+)
 
 
 def declaration(project: Project) -> str:
@@ -51,16 +57,17 @@ def _requirements(project: Project) -> Requirements:
     return read(lines, folder, root, source=environment.file, offline=True)
 
 
-def usable(project: Project, options: BuildOptions) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def usable(project: Project, options: BuildOptions, kind: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(lines, warnings): the packages that a lock has for this platform, and why there are none although it is there.
 
     `options.lock_file` is taken as it is; the lock beside the MLProject only if it belongs to what the files say now.
+    Each kind of environment has lines of its own: those of another `kind` are of no use.
 
     Raises:
         UsageError: `options.lock_file` cannot be read.
     """
     if options.lock_file is not None:
-        return lock.read(options.lock_file).here(), ()
+        return _here(lock.read(options.lock_file), kind)
     file = project.folder / lock.NAME
     if not options.use_lock or not file.is_file() or not inside(file, repository_root(project.folder)):
         return (), ()
@@ -70,17 +77,49 @@ def usable(project: Project, options: BuildOptions) -> tuple[tuple[str, ...], tu
         return (), (f"{lock.NAME} is ignored: {problem.message}",)
     if found.declaration != declaration(project):
         return (), (f"{lock.NAME} is stale and ignored: {project.environment.file} has changed since.",)
+    return _here(found, kind)
+
+
+def _here(found: lock.Lock, kind: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    if found.kind != kind:
+        return (), (f"{lock.NAME} is ignored: it is of an environment by {found.kind}, and this one is by {kind}.",)
     if not found.here():
         return (), (f"{lock.NAME} is ignored: it has no packages for {lock.platform_name()}.",)
     return found.here(), ()
 
 
+def conda_specs(lines: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(specs, rest): the lines `name==version=build @ url#sha256=…` as requirements that one package file meets."""
+    specs, rest = [], []
+    for line in lines:
+        found = _CONDA.fullmatch(line)
+        if found is None:
+            rest.append(line)
+            continue
+        digest = f", sha256={found['sha256']}" if found["sha256"] else ""
+        specs.append(f"{found['name']}[version='=={found['version']}', build={found['build']}{digest}]")
+    return tuple(specs), tuple(rest)
+
+
 def put_in_place(requirements: Requirements, lines: Sequence[str]) -> Requirements:
-    """Exactly the locked lines, nothing else; local packages still come from the checkout."""
+    """Exactly the locked lines, nothing else; local packages still come from the checkout, the kit from segserve."""
     own = {_own_name(local.path) for local in requirements.local}
-    kept = tuple(line for line in lines if name_of(line) not in own)
+    ours = _takes_our_kit(requirements)
+    kept, warnings = [], list(requirements.warnings)
+    for line in lines:
+        if name_of(line) in own:
+            continue
+        if ours and name_of(line) == _KIT:
+            if line != f"{_KIT}=={kit.version()}":
+                warnings.append(f"The kit is that of this segserve, {kit.version()}; locked was {line}.")
+            line = kit.NAME  # noqa: PLW2901 - whoever made the lock: nobody has another one
+        kept.append(line)
     arguments = tuple(dict.fromkeys((*requirements.arguments, "--no-deps")))
-    return replace(requirements, lines=kept, constraints=(), arguments=arguments)
+    return replace(requirements, lines=tuple(kept), constraints=(), arguments=arguments, warnings=tuple(warnings))
+
+
+def _takes_our_kit(requirements: Requirements) -> bool:
+    return requirements.uses_kit and requirements.takes_our_kit
 
 
 def name_of(line: str) -> str:
@@ -101,7 +140,8 @@ def _own_name(path: Path) -> str:
 def with_hashes(project: Project, built: Environment) -> tuple[str, ...]:
     """The packages of a built environment: `name==1.2 --hash=sha256:…` for what comes from an index.
 
-    Local packages are left out, they come from the checkout; lines that name their origin already stay as they are.
+    Local packages are left out, they come from the checkout; the kit, which comes from segserve, has no hash; lines
+    that name their origin already stay as they are.
 
     Raises:
         EnvironmentBuildFailed: the index does not answer, or does not have them any more.
@@ -111,7 +151,9 @@ def with_hashes(project: Project, built: Environment) -> tuple[str, ...]:
     requirements = _requirements(project)
     python = Path(built.location) / "bin" / "python"
     own = {_own_name(local.path) for local in requirements.local}
-    pinned = [line for line in built.packages if "==" in line and " @ " not in line and name_of(line) not in own]
+    unhashed = {_KIT} if _takes_our_kit(requirements) else set()
+    indexed = [line for line in built.packages if "==" in line and " @ " not in line and name_of(line) not in own]
+    pinned = [line for line in indexed if name_of(line) not in unhashed]
     others = [line for line in built.packages if line not in pinned and name_of(line) not in own]
     argv = [pip.uv(), "pip", "compile", "--quiet", "--no-deps", "--generate-hashes", "--no-header", "--no-annotate"]
     done = process.run(

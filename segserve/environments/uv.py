@@ -62,7 +62,7 @@ def detect(project: Project, options: BuildOptions) -> EnvironmentSpec | None:
         return None
     chosen = interpreters.plan(declared.python, source=declared.source, override=options.python)
     seeds, requirements = _read(declared, project, offline=options.offline)
-    lines, notes = locked.usable(project, options)
+    lines, notes = locked.usable(project, options, kind)
     seeds, requirements = _as_locked(seeds, requirements, lines)
     host = pip.host_settings()
     key = key_of(
