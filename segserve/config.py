@@ -21,6 +21,7 @@ from segserve.model import write_atomically
 from segserve.refs import SHORT_NAME
 
 _PREFIX = "SEGSERVE_"
+SLUG = r"^[a-z0-9][a-z0-9_-]{0,99}$"
 
 
 class _Section(BaseModel):
@@ -122,6 +123,7 @@ class FetchSettings(_Section):
     only: Annotated[tuple[str, ...], Field(description="if any: nothing but these hosts and networks is reached")] = ()
     ports: Annotated[tuple[int, ...], Field(description="ports of hosts that `allow` does not name")] = (80, 443)
     max_mb: Annotated[float, Field(gt=0, description="the largest file, in MiB")] = 200.0
+    max_megapixels: Annotated[float, Field(gt=0, description="the largest image, in millions of pixels")] = 200.0
     timeout_s: Annotated[float, Field(gt=0, description="time limit per file in seconds")] = 30.0
 
 
@@ -152,10 +154,51 @@ class ExecutorSettings(_Section):
     ] = "none"
 
 
+_Slug = Annotated[str, Field(pattern=SLUG)]
 _Name = Annotated[str, Field(pattern=rf"^{SHORT_NAME.pattern}$")]
 
 
 _Folder = Annotated[str, Field(pattern=r"^/")]
+
+
+class StageSettings(_Section):
+    """One of `[[pipelines.<slug>.stages]]`: an executor, and how it is used."""
+
+    executor: Annotated[str, Field(min_length=1, description="short name or reference, as `segserve run` takes it")]
+    entry_point: Annotated[str | None, Field(description="if the reference does not say it")] = None
+    key: Annotated[str | None, Field(pattern=SLUG, description="the algorithm's name for programs")] = None
+    name: Annotated[str, Field(description="the algorithm's name for people")] = ""
+    description: Annotated[str, Field(description="what it does")] = ""
+    kind: Annotated[
+        Literal["localizer", "detector", "classifier"] | None, Field(description="instead of what its manifest says")
+    ] = None
+    classes: Annotated[tuple[str, ...], Field(description="instead of those in its manifest")] = ()
+    version: Annotated[int, Field(ge=0, description="of the algorithm")] = 1
+    batch_size: Annotated[int, Field(ge=1, le=10_000, description="images or crops at once")] = 1
+    parameters: Annotated[dict[str, str | int | float | bool], Field(description="of the entry point")] = {}
+    config: Annotated[tuple[str, ...], Field(description="parameters that a request may set")] = ()
+    margin: Annotated[int, Field(ge=0, le=10_000, description="pixels around a box that its crop has besides")] = 0
+    error_name: Annotated[str, Field(pattern=r"^\w+$", description="what its failures are called")] = "StageError"
+
+
+class PipelineSettings(_Section):
+    """`[pipelines.<slug>]`: a chain of executors, as one pipeline of the service."""
+
+    name: Annotated[str, Field(description="its name for people")] = ""
+    version: Annotated[int, Field(ge=0, description="counts up whenever its answers change")] = 1
+    description: Annotated[str, Field(description="what it does")] = ""
+    stages: Annotated[tuple[StageSettings, ...], Field(min_length=1, max_length=20)]
+
+
+class ServiceSettings(_Section):
+    """`[service]`: the processing service that pipelines make."""
+
+    name: Annotated[str, Field(min_length=1, description="what it is called")] = "segserve"
+    description: Annotated[str, Field(description="what it says of itself")] = ""
+    idle_s: Annotated[float, Field(gt=0, description="stages end after so long without a request")] = 300.0
+    residents: Annotated[int, Field(ge=1, description="pipelines that may be loaded at a time")] = 4
+    gpus: Annotated[str, Field(description="that the stages of one pipeline share: a number, auto or none")] = "auto"
+    max_images: Annotated[int, Field(ge=1, description="the most images of one request")] = 1000
 
 
 class Settings(_Section):
@@ -180,6 +223,8 @@ class Settings(_Section):
     data_roots: Annotated[
         dict[_Folder, tuple[str, ...]], Field(description='folder → users who may name what is in it; "*": all')
     ] = {}
+    service: ServiceSettings = ServiceSettings()
+    pipelines: Annotated[dict[_Slug, PipelineSettings], Field(description="slug → chain of executors")] = {}
 
 
 def default_path() -> Path:

@@ -3,7 +3,8 @@
 $SEGSERVE_HOME/
   segserve.db  mlflow.db  mlartifacts/  tracking.json  tokens.json
   repos/<key>.git  envs/<key>/  cache/  tmp/
-  jobs/<id>/{job.json, facts.json, segserve.lock, uploads/, inputs/, inputs.json, fetched/, result/, previews/, lock}
+  jobs/<id>/{job.json, facts.json, segserve.lock, uploads/, inputs/, inputs.json, fetched/, serve/, result/, previews/,
+              lock}
   jobs/<id>/<attempt>/{attempt.json, checkout/, log, progress, supervisor.json, heartbeat.json, outcome.json}
 """
 
@@ -128,6 +129,11 @@ class JobDir:
     def uploads(self) -> Path:
         """Images that came with a request, under the names that they had."""
         return self.path / "uploads"
+
+    @property
+    def serve(self) -> Path:
+        """The socket to an executor that stays (a stage of a pipeline), in a folder of its own."""
+        return self.path / "serve" / "socket"
 
     @property
     def result(self) -> Path:

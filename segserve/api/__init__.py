@@ -17,9 +17,9 @@ from typing import Any
 from segserve import config as settings
 from segserve import doctor, inputs, kit, layout, scaffold, tracking, validation
 from segserve.api.access import Access
-from segserve.api.environments import Environments
 from segserve.api.jobs import Jobs
 from segserve.api.names import Names
+from segserve.api.pipelines import Pipelines
 from segserve.api.runs import Runs
 from segserve.errors import BackendError, UnreadableImage, UsageError, did_you_mean, disk_full
 from segserve.findings import Finding
@@ -159,7 +159,7 @@ def _home() -> layout.Home:
         ) from None
 
 
-class Session(Runs, Names, Jobs, Environments, Access):
+class Session(Runs, Names, Jobs, Pipelines, Access):
     """The verbs. All arguments are plain values; all answers are dataclasses or JSON-like."""
 
     def ui(self) -> str:

@@ -41,6 +41,7 @@ COMMANDS = {
     "serve": "serve",
     "tokens": "tokens",
     "executors": "executors",
+    "pipelines": "pipelines",
     "sdk": "sdk",
 }
 _REPOSITORY_MARKS = "/.#@:"  # what looks like a REF stands where a command should: `run` was left out

@@ -6,7 +6,7 @@ import os
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -63,7 +63,7 @@ class Database:
                     self._connection.execute("ROLLBACK")
                 raise
 
-    def read(self, statement: str, values: Sequence[object] = ()) -> list[sqlite3.Row]:
+    def read(self, statement: str, values: Sequence[object] | Mapping[str, object] = ()) -> list[sqlite3.Row]:
         """All rows of one query."""
         with self._lock:
             return self._connection.execute(statement, values).fetchall()

@@ -44,6 +44,21 @@ LIMIT 1
 """  # noqa: S608
 
 
+# The same by lanes; those whose next try is due are few.
+_LANES = f"""
+WITH RECURSIVE ready (lane) AS (
+    SELECT min(lane) FROM jobs WHERE {_READY} AND lane >= :first AND lane < :end
+    UNION ALL
+    SELECT (SELECT min(lane) FROM jobs WHERE {_READY} AND lane > ready.lane AND lane < :end)
+    FROM ready WHERE ready.lane IS NOT NULL
+)
+SELECT lane FROM ready WHERE lane IS NOT NULL
+UNION
+SELECT lane FROM jobs INDEXED BY jobs_delayed
+WHERE state = 'queued' AND not_before > 0 AND not_before <= :now AND lane >= :first AND lane < :end
+"""  # noqa: S608
+
+
 @dataclass(frozen=True, slots=True)
 class Submission:
     """A request for the queue. `request` is JSON that only the pipeline reads.
@@ -236,6 +251,12 @@ class Queue:
             f"SELECT lane, count(*) FROM jobs INDEXED BY jobs_driven WHERE {_DRIVEN} GROUP BY lane"  # noqa: S608
         )
         return dict(map(tuple, counted))
+
+    def ready(self, beginning: str) -> list[str]:
+        """The lanes whose names begin like this and in which a job may be taken now. One seek per lane."""
+        end = beginning[:-1] + chr(ord(beginning[-1]) + 1)
+        found = self._database.read(_LANES, {"first": beginning, "end": end, "now": time.time()})
+        return [row["lane"] for row in found]
 
     def waiting(self) -> Mapping[str, int]:
         """How many jobs of each lane wait, those that wait for their next try included."""

@@ -14,7 +14,7 @@ from pydantic import AliasChoices, BaseModel, ValidationError
 from segserve.errors import did_you_mean
 from segserve.findings import Finding, Place, Severity
 from segserve.manifest.places import locate
-from segserve.manifest.schema import NONE, Entry, Manifest, Weights
+from segserve.manifest.schema import NONE, Algorithm, ChainAlgorithm, ChainDeclaration, Entry, Manifest, Weights
 
 NAME = "segserve.toml"
 MAX_BYTES = 64 * 1024
@@ -23,7 +23,7 @@ _TABLES: Mapping[str, type[BaseModel]] = {
     name: field.annotation
     for name, field in Manifest.model_fields.items()
     if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-}
+} | {"algorithm": Algorithm}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +124,17 @@ def _unknown(raw: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], st
     weights, entries = raw.get("weights"), raw.get("entry_points")
     tables += [(("weights", i), one, Weights) for i, one in enumerate(weights if isinstance(weights, list) else ())]
     tables += [(("entry_points", n), e, Entry) for n, e in (entries if isinstance(entries, dict) else {}).items()]
+    for number, chain in enumerate(_list(raw.get("pipelines"))):
+        tables.append((("pipelines", number), chain, ChainDeclaration))
+        algorithms = _list(chain.get("algorithms")) if isinstance(chain, dict) else []
+        tables += [(("pipelines", number, "algorithms", i), one, ChainAlgorithm) for i, one in enumerate(algorithms)]
     for path, table, model in tables:
         known = _names(model)
         yield from ((path, key, model) for key in (table if isinstance(table, dict) else ()) if key not in known)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _names(model: type[BaseModel]) -> set[str]:
@@ -138,9 +146,9 @@ def _names(model: type[BaseModel]) -> set[str]:
 
 
 def _whole(problem_path: tuple[Any, ...]) -> tuple[str | int, ...]:
-    """What has to go for one wrong value: of weights the whole table, which says nothing without its URL."""
+    """What has to go for one wrong value: of weights and pipelines the whole table, which says nothing without it."""
     path = tuple(part for part in problem_path if part != "[key]")  # pydantic's word for a wrong key of a mapping
-    return path[:2] if path[:1] == ("weights",) else path
+    return path[:2] if path[:1] in (("weights",), ("pipelines",)) else path
 
 
 def _order(path: tuple[str | int, ...]) -> list[str]:

@@ -83,6 +83,9 @@ class Run(_Table):
         Literal["never", "first-run", "always"] | None, Field(description="when it needs one; first-run: for weights")
     ] = None
     whole_set: Annotated[bool, Field(description="it has to see all images at once (tracking, normalisation)")] = False
+    resident: Annotated[bool, Field(description="it can stay loaded between requests (a Runner of segserve_sdk)")] = (
+        False
+    )
 
 
 class Weights(_Table):
@@ -92,6 +95,43 @@ class Weights(_Table):
     url: Annotated[str, Field(max_length=2000, pattern=r"^https://[^\s@]+$", description="https://…")]
     sha256: Annotated[str | None, Field(pattern=r"^[0-9a-f]{64}$", description="64 hex digits")] = None
     size: Annotated[int | None, Field(ge=0, description="bytes")] = None
+
+
+Task = Literal["localization", "detection", "classification"]
+Key = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=100)]
+
+
+class Algorithm(_Table):
+    """`[algorithm]`: what it is as a stage of a pipeline."""
+
+    task: Annotated[Task, Field(description="where objects are; where and which; or which a crop shows")] = (
+        "localization"
+    )
+    classes: Annotated[
+        list[Annotated[Line, Field(min_length=1)]],
+        Field(max_length=10_000, description="what it tells apart, in order"),
+    ] = []
+    version: Annotated[int, Field(ge=0, description="counts up whenever its answers change")] = 1
+    uri: Annotated[Line, Field(description="where to read more")] = ""
+
+
+class ChainAlgorithm(Algorithm):
+    """`[[pipelines.algorithms]]`: a stage of a pipeline that is written in Python."""
+
+    key: Annotated[Key, Field(description="its name for programs")]
+    name: Annotated[Line, Field(min_length=1, description="its name for people")]
+    description: Annotated[Text, Field(description="what it does")] = ""
+
+
+class ChainDeclaration(_Table):
+    """`[[pipelines]]`: a pipeline that is written in Python (`segserve_sdk.pipeline`)."""
+
+    slug: Annotated[Key, Field(description="its name in requests")]
+    name: Annotated[Line, Field(min_length=1, description="its name for people")]
+    version: Annotated[int, Field(ge=0, description="counts up whenever its answers change")] = 1
+    description: Annotated[Text, Field(description="what it does")] = ""
+    entry_point: Annotated[str, Field(max_length=200, description="of MLProject, which starts it")] = "main"
+    algorithms: Annotated[list[ChainAlgorithm], Field(min_length=1, max_length=20)]
 
 
 class Check(_Table):
@@ -123,6 +163,8 @@ class Manifest(_Table):
     input: Input = Input()
     run: Run = Run()
     weights: Annotated[list[Weights], Field(max_length=200)] = []
+    algorithm: Algorithm | None = None
+    pipelines: Annotated[list[ChainDeclaration], Field(max_length=50)] = []
     check: Check = Check()
     entry_points: Annotated[dict[Annotated[str, Field(max_length=200)], Entry], Field(max_length=200)] = {}
 

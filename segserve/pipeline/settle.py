@@ -92,7 +92,10 @@ def _kill(worker: process.Identity) -> None:
 def _resume(ctx: Context, hold: Hold, record: JobRecord) -> None:
     try:
         outcome = _outcome(ctx, hold, record)
-        if record.state not in (JobState.RUNNING, JobState.COLLECTING):
+        if record.job is None and record.state is JobState.COLLECTING:  # a pipeline's answer is there, in full
+            ctx.journal.move(hold.job_id, hold.fence, JobState.SUCCEEDED, result=hold.folder.result, error=None)
+            return
+        if record.job is None or record.state not in (JobState.RUNNING, JobState.COLLECTING):
             raise _interrupted(record)
         job = job_from_json(hold.folder.job.read_text(encoding="utf-8"))
         result = finish(ctx, job, hold, outcome)

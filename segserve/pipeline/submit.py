@@ -79,9 +79,10 @@ def titles(record: JobRecord) -> dict[str, str]:
     """What people call a job: executor, entry point, when it came; of one that nobody has looked at, as requested."""
     if record.job is not None:
         return {"executor": record.job.executor, "entry": record.job.entry, "created": record.job.created}
-    ref = wire.from_json(record.request).ref
+    slug = wire.pipeline_of(record.request)
+    ref = None if slug else wire.from_json(record.request).ref
     created = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="seconds")
-    return {"executor": ref.name, "entry": ref.entry, "created": created}
+    return {"executor": ref.name if ref else slug, "entry": ref.entry if ref else "pipeline", "created": created}
 
 
 def origin(record: JobRecord) -> dict[str, Any]:
@@ -92,6 +93,8 @@ def origin(record: JobRecord) -> dict[str, Any]:
         pin = job.pin
         place = {"repository": pin.repo, "commit": pin.sha, "subdir": pin.subdir}
         return {**place, "parameters": dict(job.parameters), "environment": environment}
+    if wire.pipeline_of(record.request):
+        return {"repository": "", "commit": "", "subdir": "", "parameters": {}, "environment": ""}
     request = wire.from_json(record.request)
     place = {"repository": request.ref.repo, "commit": "", "subdir": request.ref.subdir}
     return {**place, "parameters": dict(request.parameters), "environment": ""}

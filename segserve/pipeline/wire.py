@@ -76,6 +76,12 @@ def _bounds(data: Mapping[str, Any] | None) -> Bounds | None:
     return Bounds(**{**data, "roots": None if data["roots"] is None else tuple(data["roots"])})
 
 
+def pipeline_of(text: str) -> str:
+    """The slug, if a request is one for a pipeline (`segserve.antenna`); else ""."""
+    data = json.loads(text)
+    return str(data.get("pipeline", ""))
+
+
 def digest(request: Request, images: Mapping[str, str]) -> str:
     """SHA-256 (hex) over all of a request that decides its result; `images` maps their names to what is in them.
 

@@ -16,10 +16,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from segserve import process
+from segserve.antenna.chains import LANE
 from segserve.errors import SegserveError
 from segserve.journal import JobRecord
 from segserve.model import to_json
 from segserve.pipeline import Context, adrift
+from segserve.pipeline.submit import GPU
 from segserve.tracking.embedded import with_import_path
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,19 @@ class _Worker:
     job_id: str = ""
     told: float = 0.0  # when it was given its job, monotonic
 
+    def send(self, order: Mapping[str, object]) -> None:
+        """One line; it may have ended."""
+        with suppress(BrokenPipeError):
+            assert self.process.stdin is not None  # noqa: S101 - it was started with a pipe
+            self.process.stdin.write(json.dumps(order).encode() + b"\n")
+            self.process.stdin.flush()
+
+    def end_orders(self) -> None:
+        """There will be no further one."""
+        with suppress(BrokenPipeError):
+            assert self.process.stdin is not None  # noqa: S101
+            self.process.stdin.close()
+
 
 class Scheduler:
     """One pass at a time over the queue of a home. The caller holds `home.scheduler_lock`."""
@@ -43,6 +58,7 @@ class Scheduler:
     def __init__(self, ctx: Context, slots: Mapping[str, int]) -> None:
         self._ctx, self._slots = ctx, slots
         self._busy: list[_Worker] = []
+        self._residents: dict[str, _Worker] = {}  # lane of a pipeline → who keeps it
         self._spare: _Worker | None = None
         self._reconciled = float("-inf")  # monotonic
 
@@ -52,6 +68,7 @@ class Scheduler:
             self._reap()
             self._adopt()
             self._dispatch()
+            self._dispatch_pipelines()
             self._reconcile()
         except (OSError, sqlite3.Error, SegserveError) as failure:
             logger.warning("The queue could not be looked at: %s: %s", type(failure).__name__, failure)
@@ -60,16 +77,18 @@ class Scheduler:
         """Ask the workers to hand their jobs over and wait for that; what runs goes on under its supervisors."""
         if self._spare is not None:
             self._dismiss(self._spare)
-        for worker in self._busy:
+        workers = [*self._busy, *self._residents.values()]
+        for worker in workers:
             with suppress(ProcessLookupError):
                 worker.process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + patience_s
-        for worker in self._busy:
+        for worker in workers:
             with suppress(process.TimeoutExpired):
                 worker.process.wait(max(0.0, deadline - time.monotonic()))
 
     def _reap(self) -> None:
         self._busy = [worker for worker in self._busy if worker.process.poll() is None]
+        self._residents = {lane: one for lane, one in self._residents.items() if one.process.poll() is None}
         if self._spare is not None and self._spare.process.poll() is not None:
             self._spare = None
 
@@ -84,7 +103,7 @@ class Scheduler:
         recently = time.monotonic() - START_SECONDS
         return any(
             worker.job_id == record.job_id and worker.owner != record.owner and worker.told > recently
-            for worker in self._busy
+            for worker in (*self._busy, *self._residents.values())
         )
 
     def _dispatch(self) -> None:
@@ -97,6 +116,43 @@ class Scheduler:
                     break
                 order = {"job": claim.job_id, "fence": claim.fence, "attempt": claim.attempt}
                 self._give(worker, order, claim.job_id)
+
+    def _dispatch_pipelines(self) -> None:
+        """One request at a time for each pipeline, by whoever keeps it."""
+        queue = self._ctx.journal.queue
+        lanes = queue.ready(LANE)
+        if not self._residents and not lanes:
+            return
+        driven = queue.driven()
+        if self._slots.get(GPU) and queue.ready(GPU):  # a job needs a GPU that a pipeline may hold without need
+            self._dismiss_idle(driven, len(self._residents))
+        for lane in lanes:
+            if not driven.get(lane) and self._has_room(lane, driven):
+                self._order(lane)
+
+    def _has_room(self, lane: str, driven: Mapping[str, int]) -> bool:
+        most = self._ctx.settings.service.residents
+        if lane not in self._residents:
+            self._dismiss_idle(driven, len(self._residents) + 1 - most)
+        return lane in self._residents or len(self._residents) < most
+
+    def _order(self, lane: str) -> None:
+        worker = self._residents.get(lane) or self._worker()
+        lease_s = self._ctx.settings.queue.lease_s
+        claim = self._ctx.journal.queue.take(lane, owner=worker.owner, lease_s=lease_s)
+        if claim is None:
+            return
+        if worker is self._spare:
+            self._spare = None
+        self._residents[lane] = worker
+        worker.job_id, worker.told = claim.job_id, time.monotonic()
+        worker.send({"stay": True, "job": claim.job_id, "fence": claim.fence, "attempt": claim.attempt})
+
+    def _dismiss_idle(self, driven: Mapping[str, int], count: int) -> None:
+        """Let the `count` pipelines end that nobody has asked for longest."""
+        idle = sorted((one.told, lane) for lane, one in self._residents.items() if not driven.get(lane))
+        for _, lane in idle[: max(0, count)]:
+            self._residents.pop(lane).end_orders()
 
     def _reconcile(self) -> None:
         """From time to time somebody ends the MLflow runs of attempts that were killed at a bad moment."""
@@ -130,15 +186,11 @@ class Scheduler:
         self._busy.append(worker)
         self._spare = None
         # A worker that was killed has claimed nothing but its lease: its job is adrift, and found in the next pass.
-        with suppress(BrokenPipeError):
-            assert worker.process.stdin is not None  # noqa: S101 - it was started with a pipe
-            worker.process.stdin.write(json.dumps(order).encode() + b"\n")
-            worker.process.stdin.close()
+        worker.send(order)
+        worker.end_orders()
 
     def _dismiss(self, worker: _Worker) -> None:
-        with suppress(BrokenPipeError):
-            assert worker.process.stdin is not None  # noqa: S101 - it was started with a pipe
-            worker.process.stdin.close()
+        worker.end_orders()
         worker.process.wait()
 
 

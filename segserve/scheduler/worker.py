@@ -1,5 +1,5 @@
 """`python -m segserve.scheduler.worker`: waits for one order on stdin, drives one job (or looks after
-MLflow's runs), ends.
+MLflow's runs), ends. One that keeps a pipeline (`segserve.antenna.resident`) takes further orders.
 
 SIGINT: the job is cancelled. SIGTERM: it is handed over. `kill -9`: somebody takes it over, at once.
 A worker whose job was taken from it (its fence is stale) ends on the spot and writes nothing.
@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import sqlite3
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from segserve import config, layout, process
+from segserve.antenna import resident
 from segserve.errors import SegserveError
 from segserve.journal import StaleFence
 from segserve.model import to_json
@@ -50,6 +52,9 @@ def _obey(order: Mapping[str, Any]) -> None:
     if "reconcile" in order:
         reconcile(Context(home, config.load()))
         return
+    if order.get("stay"):
+        _stay(home, order)
+        return
     job_id = order.get("job") or order["go_on"]
     ctx = Context(home, config.load(), EventFile(home.job(job_id).events))
     keep = _Keep(ctx, ctx.settings.queue.lease_s)
@@ -60,6 +65,24 @@ def _obey(order: Mapping[str, Any]) -> None:
     hold = Hold(job_id, order["fence"], home.job(job_id), order["attempt"])
     with keep.keeping(hold), suppress(SegserveError):  # journal, MLflow run and events say how it failed
         _drive(ctx, hold)
+
+
+def _stay(home: layout.Home, first: Mapping[str, Any]) -> None:
+    """Keep a pipeline: this order, and those that follow it on stdin until none has come for a while."""
+    settings = config.load()
+
+    def orders() -> Iterator[Mapping[str, Any]]:
+        yield first
+        while select.select([sys.stdin], [], [], settings.service.idle_s)[0] and (line := sys.stdin.readline()):
+            yield json.loads(line)
+
+    def context(job_id: str) -> Context:
+        return Context(home, settings, EventFile(home.job(job_id).events))
+
+    def keeping(ctx: Context, hold: Hold) -> AbstractContextManager[None]:
+        return _Keep(ctx, settings.queue.lease_s).keeping(hold)
+
+    resident.stay(orders(), context, keeping)
 
 
 def _drive(ctx: Context, hold: Hold) -> None:

@@ -36,7 +36,7 @@ PUBLIC = (
 )
 # Routes of clients that know no tokens: `open_clients` may call them, and no answer is 401 or 403 (SegUI takes those
 # for its own login), but 422 with our text in `detail` and `message`.
-COMPATIBILITY = ("/image-prediction/", "/batch-image-prediction/")
+COMPATIBILITY = ("/image-prediction/", "/batch-image-prediction/", "/process", "/info")
 
 # Of MLflow's pages; also all of the few calls that it has in GraphQL.
 _SEARCHES = re.compile(

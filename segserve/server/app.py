@@ -11,7 +11,19 @@ from starlette.middleware.gzip import GZipMiddleware
 
 import segserve
 from segserve.config import ServerSettings
-from segserve.server import compatibility, executors, exports, health, jobs, login, mlflow, page, pictures, problems
+from segserve.server import (
+    antenna,
+    compatibility,
+    executors,
+    exports,
+    health,
+    jobs,
+    login,
+    mlflow,
+    page,
+    pictures,
+    problems,
+)
 from segserve.server.desk import Desk
 from segserve.server.door import Door
 from segserve.server.guard import Guard
@@ -37,6 +49,7 @@ def create_app(desk: Desk, door: Door, settings: ServerSettings, working: Callab
     problems.install(app, desk.session.ctx.home)
     app.include_router(login.router(door))
     app.include_router(health.router(desk, registry, working))
+    app.include_router(antenna.router(desk, antenna.Known(desk.session), working, settings.sync_wait_s))
     app.include_router(jobs.router(desk, limits))
     app.include_router(pictures.router(desk))
     app.include_router(exports.router(desk))

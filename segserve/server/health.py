@@ -1,15 +1,14 @@
 """Whether it lives, what it can do, how it is.
 
-`/livez`, `/readyz` and `/info` have the shapes that Antenna reads; `/status`, `/metrics` are ours.
+`/livez` has the shape that Antenna reads (`antenna` has the others); `/status`, `/metrics` are ours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -24,21 +23,6 @@ class Alive(BaseModel):
     """The process answers."""
 
     status: bool = True
-
-
-class Ready(BaseModel):
-    """Pipelines that can be asked for; none while nobody works on the queue."""
-
-    status: list[str]
-
-
-class Info(BaseModel):
-    """What this service is (Antenna's `ProcessingServiceInfoResponse`)."""
-
-    name: str
-    description: str
-    pipelines: list[dict[str, Any]] = []
-    algorithms: list[dict[str, Any]] = []
 
 
 class Status(BaseModel):
@@ -78,16 +62,6 @@ def router(desk: Desk, registry: CollectorRegistry, working: Callable[[], bool])
     async def livez() -> Alive:
         """The process answers."""
         return Alive()
-
-    @routes.get("/readyz", responses={503: {"model": Ready, "description": "nobody works on the queue"}})
-    async def readyz() -> JSONResponse:
-        """Whether jobs are driven."""
-        return JSONResponse(Ready(status=[]).model_dump(), status_code=200 if working() else 503)
-
-    @routes.get("/info")
-    async def info() -> Info:
-        """What this service is."""
-        return Info(name="segserve", description=f"segserve {segserve.__version__}: any segmentation repository")
 
     @routes.get("/status")
     def status() -> Status:

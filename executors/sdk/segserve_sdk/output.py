@@ -61,6 +61,24 @@ def polygon(points: Any, score: Optional[float] = None, label: str = "Cell") -> 
     return item if score is None else dict(item, score=float(score))
 
 
+def classes(shape: Sequence[int], names: Sequence[str], scores: Sequence[float]) -> List[Dict[str, Any]]:
+    """What a whole image shows: one object per class, along the image's edge, the best score first.
+
+    shape: of the image, (rows, columns) or more. scores: one per name.
+
+    Raises:
+        ValueError: there are not as many scores as names.
+    """
+    if len(scores) != len(names):
+        raise ValueError(f"there are {len(scores)} scores for {len(names)} classes")
+    right, bottom = max(1, int(shape[1]) - 1), max(1, int(shape[0]) - 1)
+    ring = [[0, 0], [0, bottom], [right, bottom], [right, 0]]
+    best = sorted(zip(names, scores), key=lambda one: -float(one[1]))
+    return [
+        {"label": name, "contour_coordinates": ring, "type": "Polygon", "score": float(score)} for name, score in best
+    ]
+
+
 def write_output(path: Union[str, Path], model: str, per_image: Sequence[Sequence[Dict[str, Any]]]) -> None:
     """Write output.json: `per_image` has one list of objects per image, in the order of `images.paths`.
 

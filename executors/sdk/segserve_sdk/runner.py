@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Dict, Iterator, List, Optional, Sequence, Tupl
 
 import numpy as np
 
-from segserve_sdk import images, output, parameters, tracking
+from segserve_sdk import images, output, parameters, serving, tracking
 from segserve_sdk.progress import Progress
 
 Objects = List[Dict[str, Any]]
@@ -121,7 +121,10 @@ class Runner:
 
     @classmethod
     def main(cls, arguments: Optional[Sequence[str]] = None) -> None:
-        """The command line of an executor: read, run, write output.json, log it. `--info` says who it is instead."""
+        """The command line of an executor: read, run, write output.json, log it. `--info` says who it is instead.
+
+        Where segserve wants it to stay (see `serving`), it answers requests instead, until nobody has any more.
+        """
         known = cls.parameters()
         parser = parameters.parser(cls.__doc__, known)
         options = parser.parse_args(arguments)
@@ -132,10 +135,24 @@ class Runner:
             wrong = runner.problems()
             if wrong:
                 parser.exit(2, "".join(f"error: {problem}\n" for problem in wrong))
+            where = serving.place()
+            if where:
+                serving.serve(where, runner.load, _Resident(runner, {name: getattr(options, name) for name in known}))
+                return
             results = runner.run(options.input_images)
             output.write_output("output.json", output.provenance(), results)
         if not tracking.log_file("output.json"):
             print(f"no MLflow run: the result is {Path('output.json').resolve()}", flush=True)
+
+    def segmented(self, arrays: List[np.ndarray], staged: Sequence[images.Image]) -> List[Objects]:
+        """The objects of images that are in memory already, in order; `load` is called if need be.
+
+        Raises:
+            ValueError: `segment` gave something else than it should.
+        """
+        self.load()
+        self.staged = staged
+        return self._all_objects(self.segment_batch(arrays), arrays)
 
     def _segmented(self, batch: Sequence[images.Image]) -> List[Objects]:
         self.staged = batch
@@ -160,6 +177,32 @@ class Runner:
         if mask.shape != image.shape[:2]:
             raise ValueError(f"segment gave a mask of shape {mask.shape}; the image has {image.shape[:2]}")
         return output.objects(mask, scores, self.label if labels is None else labels)
+
+
+class _Resident:
+    """A runner that stays, as `serving` asks for it. Other parameters are another runner: what it loads may differ."""
+
+    def __init__(self, runner: Runner, values: Dict[str, Any]) -> None:
+        self._runner, self._values, self._base = runner, values, values
+
+    def __call__(self, message: Dict[str, Any], arrays: List[np.ndarray]) -> Dict[str, Any]:
+        known = self._runner.parameters()
+        wanted = dict(self._base)
+        for name, text in message["values"].items():
+            if name in known:  # an entry point may have more of them than its runner
+                wanted[name] = known[name].convert(text)
+        if wanted != self._values:
+            self._change(wanted)
+        staged = [images.Image(Path(one["name"]), one["name"]) for one in message["images"]]
+        return {"found": self._runner.segmented(arrays, staged)}
+
+    def _change(self, wanted: Dict[str, Any]) -> None:
+        runner = type(self._runner)(**wanted)
+        wrong = runner.problems()
+        if wrong:
+            raise ValueError(" ".join(wrong))
+        runner.load()
+        self._runner, self._values = runner, wanted
 
 
 def _batches(staged: Sequence[images.Image], size: int) -> Iterator[Sequence[images.Image]]:

@@ -1,0 +1,169 @@
+"""The processing service, as Antenna uses it: a real service, real executors, images from a real web server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.antenna_client import AntennaClient
+from tests.services import Service
+from tests.tls import Answer, FileServer
+
+pytestmark = pytest.mark.network
+
+CONFIG = """
+sync_wait_s = 400
+
+[fetch]
+allow = ["127.0.0.1"]
+max_mb = 1
+
+[service]
+name = "Test bench"
+idle_s = 60
+
+[pipelines.shapes]
+name = "Discs and bars"
+version = 2
+description = "Finds shapes, and says which."
+
+[[pipelines.shapes.stages]]
+executor = "segserve-threshold"
+key = "threshold"
+batch_size = 2
+parameters = { invert = "no", split = 0.5 }
+config = ["min_area", "method", "diameter"]
+error_name = "LocalizationError"
+
+[[pipelines.shapes.stages]]
+executor = "segserve-shapes"
+key = "disc-or-bar"
+batch_size = 16
+config = ["temperature"]
+error_name = "ClassificationError"
+"""
+DISCS = [(24, 30), (70, 24), (100, 90)]
+BARS = [(30, 80), (64, 60)]
+
+
+def picture(*, empty: bool = False) -> np.ndarray:
+    """Discs and bars on dark ground, 128 × 128; or only ground."""
+    image = np.full((128, 128), 40, np.uint8)
+    if not empty:
+        for centre in DISCS:
+            cv2.circle(image, centre, 11, 220, -1)
+        for column, row in BARS:
+            image[row - 4 : row + 4, column - 14 : column + 14] = 190
+    noise = np.random.default_rng(1).normal(0, 3, image.shape)
+    return np.clip(cv2.GaussianBlur(image, (0, 0), 0.8) + noise, 0, 255).astype(np.uint8)
+
+
+def png(image: np.ndarray) -> bytes:
+    done, data = cv2.imencode(".png", image)
+    assert done
+    return bytes(data.tobytes())
+
+
+@pytest.fixture(scope="module")
+def images() -> Iterator[str]:
+    """A web server with pictures, and with what is none."""
+    whole = png(picture())
+    known: dict[str, Answer] = {
+        "/empty.png": (200, {}, png(picture(empty=True))),
+        "/broken.png": (200, {}, whole[: len(whole) // 2]),
+        "/text.png": (200, {}, b"this is no picture"),
+        "/large.png": (200, {}, b"\x89PNG\r\n\x1a\n" + bytes(1_100_000)),
+        "/inside": (302, {"Location": "http://169.254.169.254/latest/meta-data/"}, b""),
+        "/colour.png": (200, {}, png(cv2.cvtColor(picture(), cv2.COLOR_GRAY2BGR))),
+    }
+
+    def answer(path: str, login: str) -> Answer:
+        return known.get(path) or ((404, {}, b"") if "gone" in path else (200, {}, whole))
+
+    with FileServer(answer) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("antenna")
+    (folder / "home").mkdir()
+    with Service(folder / "home", folder / "service", server=CONFIG) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def unprepared(service: Service) -> dict[str, Any]:
+    """What the service says before anything is built."""
+    client = AntennaClient(service.url)
+    client.register()
+    return {"ready": client.ready(), "pipelines": client.pipelines, "algorithms": client.algorithms}
+
+
+@pytest.fixture(scope="module")
+def antenna(service: Service, unprepared: dict[str, Any]) -> AntennaClient:
+    """A client of a service whose pipeline is ready."""
+    config = service.home.parent / "service" / "config.toml"
+    variables = {**os.environ, "SEGSERVE_HOME": str(service.home), "SEGSERVE_CONFIG": str(config)}
+    words = [sys.executable, "-m", "segserve", "pipelines", "--build", "shapes"]
+    subprocess.run(words, env=variables, check=True, capture_output=True, timeout=400)
+    client = AntennaClient(service.url)
+    client.register()
+    deadline = time.monotonic() + 60
+    while "shapes" not in client.ready():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    return client
+
+
+def boxes(found: dict[str, Any], image: str) -> list[tuple[float, ...]]:
+    return sorted(
+        tuple(one["bbox"][name] for name in ("x1", "y1", "x2", "y2"))
+        for one in found["detections"]
+        if one["source_image_id"] == image and one["bbox"]
+    )
+
+
+def test_before_anything_is_built(unprepared: dict[str, Any]) -> None:
+    assert "shapes" not in unprepared["ready"]
+    pipeline = unprepared["pipelines"]["shapes"]
+    assert (pipeline["name"], pipeline["version"]) == ("Discs and bars", 2)
+    assert [stage["key"] for stage in pipeline["stages"]] == ["threshold", "disc-or-bar"]
+    params = [[one["key"] for one in stage["params"]] for stage in pipeline["stages"]]
+    assert params == [["min_area", "method", "diameter"], ["temperature"]]
+    assert unprepared["algorithms"]["disc-or-bar"]["category_map"]["labels"] == ["bar", "disc"]
+    assert "segserve-threshold" in unprepared["pipelines"]  # every registered executor is a pipeline
+
+
+def test_ten_images_one_of_them_broken(antenna: AntennaClient, images: str) -> None:
+    urls = {f"{number}": f"{images}/{number}.png" for number in range(8)}
+    urls |= {"broken": f"{images}/broken.png", "empty": f"{images}/empty.png"}
+    found = antenna.process("shapes", urls)
+    for number in range(8):
+        assert len(boxes(found, str(number))) == len(DISCS) + len(BARS), found["errors"]
+    first = [one for one in found["detections"] if one["source_image_id"] == "0"]
+    discs = {(24, 30), (70, 24), (100, 90)}
+    for detection in first:
+        box = detection["bbox"]
+        centre = ((box["x1"] + box["x2"]) / 2, (box["y1"] + box["y2"]) / 2)
+        near_disc = any(abs(centre[0] - x) < 4 and abs(centre[1] - y) < 4 for x, y in discs)
+        (said,) = detection["classifications"]
+        assert said["classification"] == ("disc" if near_disc else "bar")
+        assert said["terminal"]
+        assert said["inference_time"] > 0
+        assert detection["inference_time"] > 0
+        assert max(said["scores"]) == said["scores"][said["labels"].index(said["classification"])]
+    (nothing,) = [one for one in found["detections"] if one["source_image_id"] == "empty"]
+    assert nothing["bbox"] is None
+    assert nothing["classifications"] == []
+    (error,) = found["errors"]
+    assert error.startswith("image broken: ")
+    assert not [one for one in found["detections"] if one["source_image_id"] == "broken"]
