@@ -45,8 +45,8 @@ class AttemptDir:
 
     @property
     def door(self) -> Path:
-        """The unix socket over which a sandbox hands out the sockets of its own network."""
-        return self.path / "door"
+        """The unix socket over which a sandbox hands out the sockets of its own network, in a folder of its own."""
+        return self.path / "gate" / "door"
 
     @property
     def shell(self) -> Path:

@@ -111,6 +111,7 @@ COOKIE = "SEGSERVE_ATTEMPT"  # in the environment of everything that an attempt 
 CONTAINER_LABEL = "segserve.attempt"  # the same on its containers
 INPUTS_VARIABLE = "SEGSERVE_INPUTS"  # tells an executor where inputs.json is
 PROGRESS_VARIABLE = "SEGSERVE_PROGRESS"  # and where to write how many images are done
+GATE_PORTS = "SEGSERVE_GATE"  # in a container without network: the ports on which it reaches what its supervisor serves
 GO = b"go\n"  # what a supervisor that was started early waits for
 
 

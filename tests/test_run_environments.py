@@ -19,6 +19,7 @@ from segserve.environments import interpreters
 from segserve.layout import AttemptDir
 from segserve.model import Progress
 from tests.channel import make_channel
+from tests.commands import run_of
 from tests.executors import MAIN, MLPROJECT, make_executor
 from tests.image import base_image
 from tests.repositories import make_repository
@@ -114,6 +115,46 @@ os.pwrite(os.open(os.environ['SEGSERVE_PROGRESS'], os.O_WRONLY), b'{"done": 3, "
     (attempt,) = (tmp_path / "segserve-home" / "jobs").glob("*/1")
     assert local.progress(AttemptDir(attempt)) == Progress(3, 3)
     shutil.rmtree(tmp_path / "segserve-home" / "jobs")  # nothing in it belongs to another user
+
+
+ALONE = """
+import socket
+try:
+    socket.create_connection(("192.0.2.1", 80), 5)
+except OSError as error:
+    print("outside:", error, flush=True)
+assert os.listdir("/sys/class/net") == ["lo"]
+mlflow.log_metric("alone", 1)
+try:
+    mlflow.search_experiments()
+except Exception as error:
+    print("search:", error, flush=True)
+try:
+    open(os.path.join(os.environ["CACHE_FOLDER"], "x"), "w")
+except OSError as error:
+    print("cache:", error, flush=True)
+"""
+
+
+@pytest.mark.docker
+def test_a_container_without_network_reaches_its_own_run_only(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEGSERVE_SANDBOX__KIND", "bubblewrap")
+    image = base_image(tmp_path)
+    main = MAIN.replace('return subprocess.check_output(["git", *words]).decode().strip()', 'return "no-git-in-image"')
+    project = MLPROJECT.format(name="d").replace("python_env: python_env.yaml", f"docker_env: {{image: {image}}}")
+    main = main.format(behaviour=ALONE, after="")
+    make_repository(tmp_path / "executor", {"MLProject": project, "main.py": main})
+    result = segserve.run(str(tmp_path / "executor"), [images])
+    assert result.counts == (1, 2, 1)
+    (log,) = (tmp_path / "segserve-home" / "jobs").glob("*/1/log")
+    said = log.read_text()
+    assert "outside: [Errno 101] Network is unreachable" in said
+    assert "An executor may only use its own run." in said.partition("search:")[2]
+    assert "cache: [Errno 30] Read-only file system" in said
+    metrics = {entry["key"]: entry["value"] for entry in run_of(result.run_url)["data"]["metrics"]}
+    assert metrics["alone"] == 1
 
 
 @pytest.mark.docker

@@ -27,7 +27,7 @@ import yaml
 
 from segserve.environments.dockerengine import ATTEMPT_LABEL, attempt_image, engine
 from segserve.errors import BackendError, InvalidProject
-from segserve.model import Environment, Resources
+from segserve.model import GATE_PORTS, Environment, Resources
 from segserve.project import EntryPoint
 
 WORKDIR = PurePosixPath("/mlflow/projects/code")  # mlflow.projects.utils.MLFLOW_DOCKER_WORKDIR_PATH
@@ -38,6 +38,13 @@ SYSTEM_FOLDERS = frozenset(
     for name in ("", "bin", "boot", "dev", "etc", "lib", "lib64", "proc", "run", "sbin", "sys", "usr", "var")
 )
 
+# Inside a container without network: its supervisor's unix socket, and the script that hands sockets over it.
+GATE, DOORWAY = PurePosixPath("/segserve/gate"), PurePosixPath("/segserve/doorway.py")
+_THROUGH_DOORWAY = (
+    "p=$(command -v python3 || command -v python); "
+    'if [ -z "$p" ]; then echo "Without a network, the image needs Python to reach MLflow." >&2; exit 127; fi; '
+    f'exec "$p" {DOORWAY} {GATE}/door 0 "${GATE_PORTS}" "$@"'
+)
 _PLAIN_COMMAND = re.compile(r"[\w@%+=:,./ -]*", re.ASCII)
 
 
@@ -46,8 +53,12 @@ def is_plain(word: str) -> bool:
     return shlex.quote(word) == word
 
 
-def write_project(folder: Path, environment: Environment, entry: EntryPoint, *, label: str) -> Path:
+def write_project(
+    folder: Path, environment: Environment, entry: EntryPoint, *, label: str, shut_in: bool = False
+) -> Path:
     """Write the project that MLflow runs for one attempt (`mlflow.projects.run(folder, entry, build_image=True)`).
+
+    `shut_in`: the container has no network, and makes the sockets of the gate before anything else.
 
     It has the image, the entry point with its parameters, and no code: the checkout is mounted by `launch_arguments`.
 
@@ -58,10 +69,11 @@ def write_project(folder: Path, environment: Environment, entry: EntryPoint, *, 
         name: {"type": str(parameter.type), **({} if parameter.default is None else {"default": parameter.default})}
         for name, parameter in entry.parameters.items()
     }
+    through_doorway = f"sh -c {shlex.quote(_THROUGH_DOORWAY)} sh " if shut_in else ""
     content = {
         "name": attempt_image(label),
         "docker_env": {"image": environment.location},
-        "entry_points": {entry.name: {"parameters": parameters, "command": container_command(entry)}},
+        "entry_points": {entry.name: {"parameters": parameters, "command": through_doorway + container_command(entry)}},
     }
     folder.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
@@ -111,7 +123,8 @@ def launch_arguments(
     gpus: Sequence[str] = (),
     variables: Mapping[str, str] | None = None,
     secrets: Iterable[str] = (),
-    network: str = "host",
+    gate: tuple[Path, Path] | None = None,
+    cache_read_only: bool = False,
     user: str | None = None,
     tracking_uri: str = "",
 ) -> dict[str, Any]:
@@ -123,6 +136,7 @@ def launch_arguments(
     seen in the log; `secrets` are names whose values the container takes from the environment of the `docker` command,
     so that no argument list and no file holds them. `user` is `uid:gid` (default: the caller, so that files can be
     removed), "" leaves it to the image.
+    `gate` are the folder of the supervisor's socket and the script for it: then the container has no network.
 
     Raises:
         BackendError: a path or the tracking address cannot be handed over by MLflow, or the engine does not answer.
@@ -133,8 +147,11 @@ def launch_arguments(
     mounts = _Mounts()
     mounts.add(checkout)
     mounts.add(project, WORKDIR)
-    for writable in (cache, *([progress] if progress else [])):
-        mounts.add(writable)
+    mounts.add(cache, read_only=cache_read_only)
+    if progress is not None:
+        mounts.add(progress)
+    for source, target in zip(gate or (), (GATE, DOORWAY), strict=False):
+        mounts.add(source, target, read_only=True)
     for path in ([inputs] if inputs else []) + list(path_mounts):
         mounts.add(path, read_only=True)
     for volume in environment.arguments.get("volumes", ()):
@@ -145,7 +162,7 @@ def launch_arguments(
     names = dict.fromkeys([*environment.arguments.get("host_variables", ()), *secrets])
     options: list[tuple[str, str | bool]] = [
         *_CONFINED,
-        ("network", network),
+        ("network", "none" if gate else "host"),
         ("label", f"{ATTEMPT_LABEL}={label}"),
         # git only finds the repository of a project in a subdirectory from the path where `.git` is above it.
         ("workdir", str(WORKDIR if project == checkout else project)),

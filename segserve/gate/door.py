@@ -16,10 +16,12 @@ class Door:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 
     def open(self) -> None:
-        """Wait for the sandbox, in a thread of its own. The folder has to be that of the process: paths may be long."""
+        """Wait for the sandbox, in a thread of its own. It lies below the folder of this process: paths may be long."""
+        self._path.parent.mkdir(exist_ok=True)
+        self._path.parent.chmod(0o755)  # the user of a container may be another one; nobody else gets as far as here
         self._path.unlink(missing_ok=True)
-        self._listener.bind(self._path.name)
-        self._path.chmod(0o600)
+        self._listener.bind(str(self._path.relative_to(Path.cwd())))
+        self._path.chmod(0o666)
         self._listener.listen(1)
         threading.Thread(target=self._answer, name="door", daemon=True).start()
 

@@ -31,6 +31,7 @@ from segserve.launch.log import Log
 from segserve.layout import AttemptDir
 from segserve.model import (
     COOKIE,
+    GATE_PORTS,
     GO,
     Ending,
     LaunchPlan,
@@ -118,10 +119,10 @@ class Supervisor:
         # MLflow prints the command with all its values.
         self._log.hide([value for name, value in self.plan.parameters.items() if redact.value(name, value) != value])
         gate = self._open_gate()
-        shut_in = self._shut_in(self.plan.sandbox, gate) if self.plan.sandbox else []
+        ports = self._open_door(self.plan.sandbox, gate) if self.plan.sandbox else ()
         executor.enter(self.plan, gate.variables)
         if self.plan.sandbox:
-            sandbox.enter(self.plan.sandbox, shut_in, self._attempt.shell)
+            self._shut_in(self.plan.sandbox, ports)
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         sys.addaudithook(self._audit)
         with_executor = ThreadPoolExecutor(1, thread_name_prefix="executor")
@@ -144,8 +145,8 @@ class Supervisor:
         gate.open()
         return gate
 
-    def _shut_in(self, plan: Sandbox, gate: Gate) -> list[str]:
-        """The command that shuts the executor in; the gate is reached from inside as from outside, at the same port."""
+    def _open_door(self, plan: Sandbox, gate: Gate) -> tuple[int, ...]:
+        """Wait for the sockets of the sandbox, at these ports; the gate's is the same inside as outside."""
         # While the environment is still ours: it may name a proxy.
         outside = Outside(Policy(allow=plan.allow), self._log.say) if plan.network else None
         serve = [gate.serve, *([outside.serve] if outside else [])]
@@ -155,13 +156,17 @@ class Supervisor:
                 one(listener)
 
         Door(self._attempt.door, take, len(serve)).open()
-        return sandbox.command(
-            plan,
-            project=Path(self.plan.project),
-            door=self._attempt.door,
-            ports=[gate.port, sandbox.OUTSIDE_PORT][: len(serve)],
-            processes=self.plan.processes,
-        )
+        return (gate.port, sandbox.OUTSIDE_PORT)[: len(serve)]
+
+    def _shut_in(self, plan: Sandbox, ports: Sequence[int]) -> None:
+        """Into the environment, the executor's by now. In docker the container's arguments do the rest."""
+        if self.plan.docker_args is not None:
+            os.environ[GATE_PORTS] = ",".join(map(str, ports))
+            os.environ |= sandbox.proxies(plan)
+            return
+        folder, processes = Path(self.plan.project), self.plan.processes
+        command = sandbox.command(plan, project=folder, door=self._attempt.door, ports=ports, processes=processes)
+        sandbox.enter(plan, command, self._attempt.shell)
 
     def abandon(self) -> None:
         """Leave nothing behind after a defect of ours."""

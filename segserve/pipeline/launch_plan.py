@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from segserve import tracking
+from segserve import sandbox, tracking
 from segserve.config import SandboxSettings
 from segserve.devices import Lease
 from segserve.environments import docker
-from segserve.model import INPUTS_VARIABLE, PROGRESS_VARIABLE, Environment, Job, LaunchPlan, Sandbox
+from segserve.model import GATE_PORTS, INPUTS_VARIABLE, PROGRESS_VARIABLE, Environment, Job, LaunchPlan, Sandbox
 from segserve.pipeline.context import Hold
 from segserve.pipeline.facts import Facts
 from segserve.pipeline.prepare import Localised, Prepared
@@ -67,17 +67,20 @@ class Launch:
             memory_gb=self.job.resources.memory_gb or self.limits.memory_gb,
             processes=self.limits.processes,
         )
-        if self.environment.spec.kind == docker.kind:
-            return self._in_docker(plan, tracker)
-        if self.confine is None:
-            return plan
-        return replace(plan, sandbox=self.confine(tracker.local_artifacts(plan.run_id), lease))
+        if self.confine is not None:
+            plan = replace(plan, sandbox=self.confine(tracker.local_artifacts(plan.run_id), lease))
+        return self._in_docker(plan, tracker) if self.environment.spec.kind == docker.kind else plan
 
     def _in_docker(self, plan: LaunchPlan, tracker: tracking.Tracker) -> LaunchPlan:
         attempt = self.hold.attempt
         project = docker.write_project(
-            attempt.path / "project", self.environment, self.prepared.entry, label=plan.cookie
+            attempt.path / "project",
+            self.environment,
+            self.prepared.entry,
+            label=plan.cookie,
+            shut_in=plan.sandbox is not None,
         )
+        gate, inherited, variables = self._shut_in(plan)
         arguments: Mapping[str, Any] = docker.launch_arguments(
             self.environment,
             project=self.prepared.project.folder,
@@ -90,10 +93,21 @@ class Launch:
             path_mounts=[*self.localised.mounts, *([self.hold.folder.inputs_map] if self.job.images_parameter else [])],
             progress=attempt.progress,
             gpus=plan.gpus,
-            variables=plan.variables,
-            secrets=(tracking.USERNAME, tracking.PASSWORD),  # of the gate
+            variables={**plan.variables, **variables},
+            secrets=(tracking.USERNAME, tracking.PASSWORD, *inherited),  # of the gate
+            gate=gate,
+            cache_read_only=plan.sandbox is not None and not plan.sandbox.network,
             tracking_uri=plan.tracking_uri,
         )
         # docker-py, with which MLflow builds the image, knows no `docker context`; the container gets none of these.
         variables = {**plan.variables, **docker.client_variables()}
         return replace(plan, project=str(project), docker_args=arguments, variables=variables)
+
+    def _shut_in(self, plan: LaunchPlan) -> tuple[tuple[Path, Path] | None, tuple[str, ...], dict[str, str]]:
+        """For a container without network: what it sees of the gate, variables that it inherits, and its own."""
+        if plan.sandbox is None:
+            return None, (), {}
+        folder = self.hold.attempt.door.parent
+        folder.mkdir(exist_ok=True)
+        inherited = (GATE_PORTS, *(sandbox.HTTP_PROXIES if plan.sandbox.network else ()))
+        return (folder, sandbox.DOORWAY), inherited, {"HOME": plan.sandbox.home}

@@ -6,6 +6,6 @@ own that runs inside, makes the listening sockets of the gate, sets limits and b
 
 from __future__ import annotations
 
-from segserve.sandbox.bubblewrap import DOORWAY, OUTSIDE_PORT, command, enter, require
+from segserve.sandbox.bubblewrap import DOORWAY, HTTP_PROXIES, OUTSIDE_PORT, command, enter, proxies, require
 
-__all__ = ["DOORWAY", "OUTSIDE_PORT", "command", "enter", "require"]
+__all__ = ["DOORWAY", "HTTP_PROXIES", "OUTSIDE_PORT", "command", "enter", "proxies", "require"]

@@ -27,8 +27,8 @@ _ETC = (
 _APART = ("--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")
 # What of the service's environment is of no use inside, or none of the executor's business.
 _SERVICE = ("XDG_", "TORCH_HOME", "HF_HOME", "DOCKER_", "AWS_", "AZURE_", "GOOGLE_", "MLFLOW_S3_")
-_HTTP = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
-_PROXIES = (*_HTTP, "ftp_proxy", "all_proxy", "FTP_PROXY", "ALL_PROXY")
+HTTP_PROXIES = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
+_PROXIES = (*HTTP_PROXIES, "ftp_proxy", "all_proxy", "FTP_PROXY", "ALL_PROXY")
 _CONFINED = (*_APART, "--cap-drop", "ALL", "--die-with-parent")
 
 
@@ -72,6 +72,11 @@ def command(sandbox: Sandbox, *, project: Path, door: Path, ports: Sequence[int]
     return [*argv, str(python), "-I", "-S", f"{_INSIDE}/doorway.py", f"{_INSIDE}/door", str(processes), numbers]
 
 
+def proxies(sandbox: Sandbox) -> dict[str, str]:
+    """The variables by which an executor finds the way outside, if there is one."""
+    return dict.fromkeys(HTTP_PROXIES, f"http://127.0.0.1:{OUTSIDE_PORT}") if sandbox.network else {}
+
+
 def enter(sandbox: Sandbox, prefix: Sequence[str], folder: Path) -> None:
     """Make this process's environment that of an executor that is shut in; `folder` gets MLflow's shell.
 
@@ -82,8 +87,7 @@ def enter(sandbox: Sandbox, prefix: Sequence[str], folder: Path) -> None:
         del os.environ[name]
     scratch = "/tmp"  # noqa: S108 - its own
     os.environ |= {"HOME": sandbox.home, "TMPDIR": scratch, "MPLCONFIGDIR": scratch, "NUMBA_CACHE_DIR": scratch}
-    if sandbox.network:
-        os.environ |= dict.fromkeys(_HTTP, f"http://127.0.0.1:{OUTSIDE_PORT}")
+    os.environ |= proxies(sandbox)
     path = os.environ.get("PATH", os.defpath)
     bash = shutil.which("bash", path=path) or "/bin/bash"
     folder.mkdir(mode=0o700, exist_ok=True)
