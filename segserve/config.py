@@ -50,6 +50,7 @@ class RunSettings(_Section):
 
     results: Annotated[str, Field(min_length=1, description="folder for results")] = "segserve-results"
     timeout_s: Annotated[float, Field(ge=0, description="time limit per attempt in seconds, 0 = none")] = 0.0
+    cpu_fallback: Annotated[bool, Field(description="run on the CPU what torch cannot run on the GPU")] = False
     keep: Annotated[bool, Field(description="keep checkout and staged images of finished jobs")] = False
 
 

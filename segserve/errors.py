@@ -4,7 +4,7 @@ SegserveError
 ├── UsageError             2   the caller's arguments or images
 │   ├── InvalidRef, UnknownEntryPoint, InvalidParameters, UnreadableImage, NotFound, TooLarge
 ├── ExecutorError          3   the executor's repository
-│   ├── RevisionNotFound, InvalidProject, EnvironmentBuildFailed
+│   ├── RevisionNotFound, InvalidProject, EnvironmentBuildFailed, EnvironmentUnfit
 ├── RunError               4   the executor, while it ran
 │   ├── ExecutorFailed, RunTimedOut, RunCancelled
 ├── OutputError            5   what the executor left
@@ -117,6 +117,10 @@ class InvalidProject(ExecutorError):
 
 class EnvironmentBuildFailed(ExecutorError):
     """The environment cannot be built; `quote` has the deciding lines."""
+
+
+class EnvironmentUnfit(ExecutorError):
+    """It was built, but not for the cards of this machine."""
 
 
 class RunError(SegserveError):

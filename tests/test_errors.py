@@ -11,7 +11,7 @@ from segserve import errors
     ("names", "code"),
     [
         ("UsageError InvalidRef UnknownEntryPoint InvalidParameters UnreadableImage NotFound TooLarge", 2),
-        ("ExecutorError RevisionNotFound InvalidProject EnvironmentBuildFailed", 3),
+        ("ExecutorError RevisionNotFound InvalidProject EnvironmentBuildFailed EnvironmentUnfit", 3),
         ("RunError ExecutorFailed RunTimedOut RunCancelled", 4),
         ("OutputError OutputMissing OutputInvalid", 5),
         ("BackendError RepositoryUnreachable NoSlot DiskFull AttemptLost AccessDenied QuotaExceeded", 6),

@@ -8,6 +8,18 @@ for people only, and for finding what a killed supervisor may have left on the c
 
 from segserve.devices.leases import Lease, clear, describe, lease, parse
 from segserve.devices.lockfiles import shared_folder
-from segserve.devices.nvml import Gpu, Inventory, gpus, visible
+from segserve.devices.nvml import Gpu, Inventory, driver_cuda, gpus, visible
 
-__all__ = ["Gpu", "Inventory", "Lease", "clear", "describe", "gpus", "lease", "parse", "shared_folder", "visible"]
+__all__ = [
+    "Gpu",
+    "Inventory",
+    "Lease",
+    "clear",
+    "describe",
+    "driver_cuda",
+    "gpus",
+    "lease",
+    "parse",
+    "shared_folder",
+    "visible",
+]

@@ -51,6 +51,24 @@ def gpus() -> tuple[Gpu, ...]:
             pynvml.nvmlShutdown()
 
 
+def driver_cuda() -> tuple[int, int] | None:
+    """The newest CUDA that the driver knows, None without a driver."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        number = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())
+        return number // 1000, number % 1000 // 10
+    except pynvml.NVMLError:
+        return None
+    finally:
+        with suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
+
+
 def _of_board(nvml: Any, index: int) -> list[Gpu]:
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
     capability = tuple(nvml.nvmlDeviceGetCudaComputeCapability(handle))

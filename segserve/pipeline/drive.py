@@ -36,13 +36,14 @@ from segserve.model import (
     to_json,
     write_atomically,
 )
-from segserve.pipeline import confinement
+from segserve.pipeline import confinement, preflight
 from segserve.pipeline.confinement import Cache
 from segserve.pipeline.context import Context, Hold
 from segserve.pipeline.facts import Facts
 from segserve.pipeline.failure import end_badly
 from segserve.pipeline.finish import finish
 from segserve.pipeline.launch_plan import Launch
+from segserve.pipeline.preflight import Decision
 from segserve.pipeline.prepare import Localised, Prepared, Request, localise, prepare
 from segserve.pipeline.publish import Result, choose_folder
 from segserve.pipeline.settle import settle
@@ -211,7 +212,9 @@ class Drive:
             self._record_inputs(tracker, staging.result(), environment, prepared, job)
             localised = self._fetch(prepared, tracker)
             launch = self._launch(prepared, job, environment, localised)
-            with self._lease(job) as lease:  # last: nobody holds a GPU while something is downloaded
+            decision = self._preflight(environment)
+            with self._lease(job, decision) as lease:  # last: nobody holds a GPU while something is downloaded
+                self._note_device(tracker, decision, lease)
                 self._start(handle, launch.plan(tracker, lease), lease, hold)
             if not job.attached and self.queued is None:
                 handle.release()
@@ -340,14 +343,32 @@ class Drive:
         self._learn(parameter_digests=dict(localised.digests))
         return localised
 
-    def _lease(self, job: Job) -> devices.Lease:
+    def _preflight(self, environment: Environment) -> Decision:
+        """Which cards the environment can use."""
+        cards, allowed = devices.visible(), self._settings.run.cpu_fallback
+        driver = devices.driver_cuda() if cards else None
+        decision = preflight.decide(self.request.gpus, environment, cards, driver, cpu_allowed=allowed)
+        if decision.why:
+            self.ctx.reporter.warn(f"It runs on the CPU: {decision.why}.")
+            self._learn(warnings=(*self.facts.warnings, f"It ran on the CPU: {decision.why}."))
+        return decision
+
+    def _note_device(self, tracker: tracking.Tracker, decision: Decision, lease: devices.Lease) -> None:
+        """On the run: what it computes on, because results of CPU and GPU may differ in the last digits."""
+        device = ", ".join(lease.names) or "CPU"
+        tags = {"segserve.device": device, "segserve.torch": decision.torch, "segserve.cpu_because": decision.why}
+        tracker.set_tags(self.facts.run_id, {name: value for name, value in tags.items() if value})
+
+    def _lease(self, job: Job, decision: Decision) -> devices.Lease:
         """Whole GPUs; the wait for them is a state of its own, and says who holds them."""
 
         def on_wait(text: str) -> None:
             self.ctx.journal.move(job.id, self.fence, JobState.WAITING)
             self.ctx.reporter.phase(f"Waiting for a GPU: {text}")
 
-        return devices.lease(self.request.gpus, job=job.id, wait=self.request.wait, on_wait=on_wait)
+        return devices.lease(
+            decision.gpus, job=job.id, wait=self.request.wait, on_wait=on_wait, inventory=decision.fitting
+        )
 
     def _start(self, handle: local.Handle, plan: LaunchPlan, lease: devices.Lease, hold: int) -> None:
         self.ctx.journal.assign(plan.job_id, self.fence, plan.number, ",".join(lease.uuids))
