@@ -39,7 +39,15 @@ logger = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.2
 _LABELS = ("method_repo", "entrypoint", "version", "parameters")
 _MOST_SERIES = 200  # clients choose the labels; more than so many are counted together
-_MULTIPART = {"multipart/form-data": {"schema": {"type": "object"}}}
+
+
+def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """The description of a body with files."""
+    form = {"type": "object", "required": [field], "properties": {field: schema}}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}}}
+
+
+_FILE = {"type": "string", "format": "binary"}
 
 
 class _Metrics:
@@ -69,7 +77,7 @@ def router(desk: Desk, limits: Limits, registry: CollectorRegistry, sync_wait_s:
     routes = APIRouter(tags=["SegServe"])
     waiting = _Waiting(desk, limits, _Metrics(registry), sync_wait_s)
 
-    @routes.post("/image-prediction/", openapi_extra={"requestBody": {"required": True, "content": _MULTIPART}})
+    @routes.post("/image-prediction/", openapi_extra=_form("file", _FILE))
     async def image_prediction(
         request: Request,
         caller: Submitter,
@@ -82,7 +90,7 @@ def router(desk: Desk, limits: Limits, registry: CollectorRegistry, sync_wait_s:
         wanted = _wanted(repo, entry_point, version, parameters)
         return await waiting.answer(request, caller, wanted, "", single=True)
 
-    @routes.post("/batch-image-prediction/", openapi_extra={"requestBody": {"required": True, "content": _MULTIPART}})
+    @routes.post("/batch-image-prediction/", openapi_extra=_form("files", {"type": "array", "items": _FILE}))
     async def batch_image_prediction(
         request: Request,
         caller: Submitter,
