@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from segserve import api
 from segserve.errors import InvalidParameters, NotFound, SegserveError, UsageError
+from segserve.inputs import inside
 from segserve.journal import JobRecord, Submitted, new_job_id
 from segserve.layout import JobDir
 from segserve.model import JobState
@@ -194,10 +195,10 @@ class Desk:
         """
         folder = _result(record)
         relative = PurePosixPath(name)
-        path = (folder / relative).resolve()
-        if relative.is_absolute() or not path.is_relative_to(folder.resolve()) or not path.is_file():
+        path = folder / relative
+        if relative.is_absolute() or not inside(str(path.absolute()), [folder.resolve()]) or not _is_file(path):
             raise NotFound(f"The result of job {record.job_id} has no file '{name}'.", hint="…/files lists them.")
-        return path
+        return path.resolve()
 
     def log(self, record: JobRecord) -> Path:
         """The log of a job's latest attempt, or of the build that failed.
@@ -239,6 +240,13 @@ class JobFailed(SegserveError):
     """The job has ended, without a result."""
 
     exit_code, http_status = 4, 502
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for one
+        return False
 
 
 def _result(record: JobRecord) -> Path:
