@@ -153,6 +153,7 @@ class ExecutorSettings(_Section):
     network: Annotated[
         Literal["none", "first-run", "always"], Field(description="what it gets of the network in a sandbox")
     ] = "none"
+    prewarm: Annotated[bool, Field(description="`segserve serve` builds its environment before anybody asks")] = True
 
 
 _Slug = Annotated[str, Field(pattern=SLUG)]

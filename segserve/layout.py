@@ -246,6 +246,11 @@ class Home:
         return self.path / "tokens.json"
 
     @property
+    def prewarm(self) -> Path:
+        """prewarm.json: how far the environments of registered executors are (`server.prewarm`)."""
+        return self.path / "prewarm.json"
+
+    @property
     def workers_log(self) -> Path:
         """What scheduler and workers print: defects, mostly."""
         return self.logs / "workers.log"

@@ -60,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(folder: Path) -> Iterator[Service]:
-    names = "\n".join(f'{name} = "{folder}/{name}"' for name in ("given", "many", "module"))
+    names = "\n".join(f'{name} = {{ref = "{folder}/{name}", prewarm = false}}' for name in ("given", "many", "module"))
     (folder / "config").mkdir()
     with Service(
         folder / "home", folder / "config", "--root-path", "/seg", server=f"[executors]\n{names}\n"

@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def service(folder: Path) -> Iterator[Service]:
     (folder / "config").mkdir()
-    server = f'[executors]\nsquares = "{folder}/executor"\nevery = "{folder}/module"\n'
+    server = f'[executors]\nsquares = "{folder}/executor"\nevery = {{ref = "{folder}/module", prewarm = false}}\n'
     with Service(folder / "home", folder / "config", server=server) as service:
         yield service
 

@@ -39,6 +39,7 @@ COMMANDS = {
     "env": "env",
     "new": "new",
     "serve": "serve",
+    "app": "app",
     "tokens": "tokens",
     "executors": "executors",
     "pipelines": "pipelines",

@@ -15,8 +15,10 @@ from segserve import redact
 from segserve.api import Session
 from segserve.errors import NotFound
 from segserve.project import kinds
+from segserve.server import prewarm
 from segserve.server.access import Reader
 from segserve.server.desk import Desk
+from segserve.server.prewarm import Warmth
 from segserve.server.problems import RESPONSES
 
 _FRESH_SECONDS = 30.0  # a branch may have moved since
@@ -156,8 +158,10 @@ def router(desk: Desk) -> APIRouter:
         algorithm_type: Annotated[str, Query(max_length=100, description="only algorithm modules of this type")] = "",
         tag: Annotated[list[str], Query(max_length=20, description="only modules that have all of these")] = [],  # noqa: B006
     ) -> list[dict[str, Any]]:
-        """Short names of executors, and what they stand for."""
-        return desk.session.executors(algorithm_type=algorithm_type, tags=tag)
+        """Short names of executors, what they stand for, and how far their environments are."""
+        known = prewarm.states(desk.session.ctx.home)
+        rows = desk.session.executors(algorithm_type=algorithm_type, tags=tag)
+        return [{**row, "environment": known.get(row["name"], {"state": Warmth.ON_DEMAND})} for row in rows]
 
     @routes.get("/executor")
     def any_executor(

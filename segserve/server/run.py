@@ -20,6 +20,7 @@ from segserve.server import bodies
 from segserve.server.app import create_app
 from segserve.server.desk import Desk
 from segserve.server.door import Door, check_address
+from segserve.server.prewarm import Prewarming
 from segserve.tokens import Tokens
 from segserve.tracking.embedded import with_import_path
 
@@ -87,11 +88,23 @@ def serve(session: api.Session, settings: ServerSettings, *, started: Callable[[
     tokens = Tokens(session.ctx.home.tokens)
     everything = session.ctx.settings.model_copy(update={"server": settings})
     check_address(everything, tokens)
+    _serve(session, settings, Door(everything, tokens), started)
+
+
+def serve_alone(session: api.Session, settings: ServerSettings, *, started: Callable[[str, str], None]) -> None:
+    """Serve one person (`segserve app`): `started` gets the address, and the path of the one link that lets in."""
+    everything = session.ctx.settings.model_copy(update={"server": settings})
+    door = Door(everything, Tokens(session.ctx.home.tokens), linked=True)
+    _serve(session, settings, door, lambda url: started(url, door.link()))
+
+
+def _serve(session: api.Session, settings: ServerSettings, door: Door, started: Callable[[str], None]) -> None:
     _log()
     scheduler = Scheduler(session.ctx.home, session.config)
+    prewarming = Prewarming(session)
     gpus = len(devices.visible())
     desk = Desk(session, gpus, slots(session.ctx.settings.queue, gpus), scheduler.wake)
-    app = create_app(desk, Door(everything, tokens), settings, lambda: scheduler.working)
+    app = create_app(desk, door, settings, lambda: scheduler.working)
     try:
         server = _Server(
             uvicorn.Config(
@@ -113,6 +126,7 @@ def serve(session: api.Session, settings: ServerSettings, *, started: Callable[[
         with suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has ended
             server.run()
     finally:
+        prewarming.stop()
         scheduler.stop()
 
 
