@@ -50,7 +50,10 @@ def test_registered_executors_are_built_before_anybody_asks(tmp_path: Path) -> N
         assert "nothing-0.1" in failed["message"] + failed["quote"]
         wait_for(service, "first", "ready")
         assert warmth(service)["late"] == {"state": "on demand"}
-        assert service.http.get("/readyz").json() == {"status": ["first"]}
+        until = time.monotonic() + 60
+        while "first" not in service.http.get("/readyz").json()["status"] and time.monotonic() < until:
+            time.sleep(0.5)
+        assert service.http.get("/readyz").json()["status"] == ["first"]
         envs = [path.name for path in (tmp_path / "home" / "envs").iterdir() if path.is_dir()]
         assert len(envs) >= 1
         # Another name, while the service runs.
