@@ -1,4 +1,4 @@
-"""The processing service, as Antenna uses it: a real service, real executors, images from a real web server."""
+"""The chain that ships, as Antenna uses it: real environments, a real service, images from a real web server."""
 
 from __future__ import annotations
 

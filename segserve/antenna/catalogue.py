@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from segserve import project
+from segserve import project, refs
 from segserve.antenna import messages
 from segserve.antenna.answer import configuration
 from segserve.antenna.chain import algorithms
@@ -28,6 +28,7 @@ from segserve.antenna.chains import (
 )
 from segserve.config import PipelineSettings, ServiceSettings, Settings, StageSettings
 from segserve.errors import InvalidParameters, NotFound, TooLarge, UsageError, did_you_mean
+from segserve.manifest import schema as declarations
 from segserve.manifest.schema import ChainDeclaration, Manifest
 from segserve.pipeline import Request, wire
 from segserve.project import EntryPoint, ParameterType
@@ -172,7 +173,7 @@ def _configured(slug: str, given: PipelineSettings, executors: Executors) -> Ent
 
 def _stage(slug: str, number: int, given: StageSettings, request: Request, found: Seen | None) -> Stage:
     manifest = found.manifest if found else Manifest()
-    declared = manifest.algorithm
+    declared = _declared(manifest, request)
     task = _KINDS[given.kind] if given.kind else None
     if task is None:
         task = declared.task if declared else LOCALIZATION if number == 0 else CLASSIFICATION
@@ -210,7 +211,7 @@ def _registered(name: str, registered: Registered, executors: Executors) -> Iter
         yield _in_python(name, declared, executors)
     if found is not None and (found.entry is None or found.entry.images_parameter is None):
         return  # it takes no images, or has no entry point of this name
-    algorithm = manifest.algorithm
+    algorithm = _declared(manifest, request)
     task = algorithm.task if algorithm else LOCALIZATION
     about = Algorithm(
         key=_slug(name),
@@ -235,6 +236,11 @@ def _in_python(name: str, declared: ChainDeclaration, executors: Executors) -> E
     stage = Stage(own[0], wire.to_json(request), settable=_settable(found), error="PipelineError")
     description = declared.description
     return Entry(Chain(declared.slug, declared.name, declared.version, (stage,), description, True, own), (found,))
+
+
+def _declared(manifest: Manifest, request: Request) -> declarations.Algorithm | None:
+    """What the manifest says of the main entry point; another one may do something else."""
+    return manifest.algorithm if request.ref.entry == refs.DEFAULT_ENTRY else None
 
 
 def _settable(found: Seen | None) -> tuple[str, ...]:
