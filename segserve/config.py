@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
-import tomlkit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from segserve import refs
@@ -315,13 +314,18 @@ def edit_executor(path: Path, name: str, value: str | dict[str, str] | bool | No
     Raises:
         UsageError: the file is malformed or cannot be written.
     """
+    import tomlkit  # takes longer than all the rest of this module
+
     try:
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         document = tomlkit.parse(text)
         table: Any = document.setdefault("executors", tomlkit.table())
         table.pop(name, None)
-        if value is not None:
-            table[name] = value if not isinstance(value, dict) else _inline(value)
+        if isinstance(value, dict):
+            table[name] = tomlkit.inline_table()
+            table[name].update(value)
+        elif value is not None:
+            table[name] = value
         if not table:
             document.pop("executors")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -330,9 +334,3 @@ def edit_executor(path: Path, name: str, value: str | dict[str, str] | bool | No
         raise UsageError(f"{path} is not TOML: {error}.") from None
     except OSError as error:
         raise UsageError(f"'{path}' cannot be written: {error.strerror}.") from None
-
-
-def _inline(values: dict[str, str]) -> Any:
-    table = tomlkit.inline_table()
-    table.update(values)
-    return table

@@ -84,6 +84,34 @@ def test_a_good_executor_on_the_quick_probes(tmp_path: Path, capsys: pytest.Capt
     assert all(one["seconds"] > 0 and one["memory_bytes"] > 1e7 for one in probes.values())  # type: ignore[index]
 
 
+@pytest.mark.slow
+def test_the_full_probes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """1,001 images, and a second run of the same: of a good executor, then of one that keeps all and draws lots."""
+    good = discs(tmp_path / "discs", **{"segserve.toml": "[run]\ndeterministic = true\n"})
+    code, rules, probes = probed(capsys, good, "--probes", "full")
+    assert (code, rules) == (0, [])
+    assert list(probes)[-2:] == ["main/repeat", "main/many"]
+    assert probes["main/many"]["objects"] == [1] * 1001  # type: ignore[index]
+
+    before = """\
+import random
+KEPT = []
+def keeping(paths):
+    for path in paths:
+        KEPT.append(b"x" * 1_500_000)
+        yield path
+"""
+    leaky = discs(tmp_path / "leaky", before=before, order="keeping(paths)")
+    text = (leaky / "main.py").read_text()
+    shifted = text.replace("ring[:, 0].tolist()", "(ring[:, 0] + random.SystemRandom().random()).tolist()")
+    make_repository(leaky, {"main.py": shifted, "segserve.toml": "[run]\ndeterministic = true\n"})
+    monkeypatch.setitem(course.PROBES, "full", ("one", "repeat", "many"))  # type: ignore[misc]
+    code, rules, probes = probed(capsys, leaky, "--probes", "full")
+    assert code == 7
+    assert set(rules) - {"odd-objects"} == {"claim-broken", "memory-growth"}
+    assert probes["main/many"]["memory_bytes"] > 1_500_000_000  # type: ignore[index]
+
+
 def test_what_an_executor_does_besides(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

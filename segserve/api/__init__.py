@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from segserve import config as settings
-from segserve import doctor, inputs, kit, layout, scaffold, tracking, validation
+from segserve import doctor, inputs, kit, layout, tracking, validation
 from segserve.api.access import Access
 from segserve.api.jobs import Jobs
 from segserve.api.names import Names
@@ -109,6 +109,8 @@ def new(folder: str | Path, *, template: str = "threshold", env: str = "uv", ci_
     Raises:
         UsageError: no such template, kind of environment or source, no name, or the folder is in use.
     """
+    from segserve import scaffold  # with what reads the metadata of packages
+
     for word, known in ((template, {**scaffold.METHODS, **scaffold.MODULES}), (env, scaffold.ENVIRONMENTS)):
         if word not in known:
             raise UsageError(f"There is no '{word}'.", hint=did_you_mean(word, known))

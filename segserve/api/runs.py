@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from segserve import bench as benchmarking
 from segserve import devices, environments, locking, project, refs
 from segserve import replay as replaying
 from segserve.api.requests import Requests
@@ -14,6 +13,9 @@ from segserve.check import whole as checking
 from segserve.errors import SegserveError
 from segserve.pipeline import Request, Result, Started, prepare, settle
 from segserve.pipeline import run as drive
+
+if TYPE_CHECKING:
+    from segserve import bench as benchmarking  # imported where it is needed: a check need not wait for it
 
 
 class Runs(Requests):
@@ -53,7 +55,7 @@ class Runs(Requests):
         rank: str = "ap",
         pictures: int = 8,
         output: Path | None = None,
-        experiment: str = benchmarking.EXPERIMENT,
+        experiment: str = "",
         **options: Any,
     ) -> benchmarking.Benchmark:
         """Run every executor with every combination of the parameter values that it knows, and rank the results.
@@ -64,11 +66,19 @@ class Runs(Requests):
         Raises:
             UsageError: images, truth or parameters are wrong. A candidate that fails is a row of the answer.
         """
+        from segserve import bench as benchmarking
+
         requests = [self.request(ref, [images], overlays=0, **options) for ref in executors]
         declared = [self._declared(request) for request in requests]
         candidates = benchmarking.expand(requests, declared, parameters or {})
         setup = benchmarking.Setup(
-            Path(images).absolute(), Path(truth).absolute(), iou, rank, pictures, output, experiment
+            Path(images).absolute(),
+            Path(truth).absolute(),
+            iou,
+            rank,
+            pictures,
+            output,
+            experiment or benchmarking.EXPERIMENT,
         )
         return benchmarking.run(self.ctx, candidates, setup)
 

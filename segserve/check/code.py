@@ -6,7 +6,6 @@ import ast
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from segserve.check import commands
 from segserve.check.repository import Repository
@@ -73,19 +72,24 @@ def _parsed(path: str, text: str) -> Module:
 
 
 def _imported(module: Module, repository: Repository) -> Iterator[str]:
-    here = PurePosixPath(module.path).parent
+    here = _folder(module.path)
+    anywhere = tuple(dict.fromkeys((here, repository.prefix, "")))
     for node in _statements(module.tree) if module.tree else ():
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield from _files(alias.name, (here, PurePosixPath(repository.prefix), PurePosixPath()), repository)
+                yield from _files(alias.name, anywhere, repository)
         elif isinstance(node, ast.ImportFrom):
             base = here
             for _ in range(node.level - 1):
-                base = base.parent
-            places = (base,) if node.level else (here, PurePosixPath(repository.prefix), PurePosixPath())
-            names = [node.module or "", *(f"{node.module or ''}.{alias.name}" for alias in node.names)]
-            for name in names:
-                yield from _files(name.strip("."), places, repository)
+                base = _folder(base.rstrip("/"))
+            name = node.module or ""
+            for inner in (name, *(f"{name}.{alias.name}" for alias in node.names)):
+                yield from _files(inner.strip("."), (base,) if node.level else anywhere, repository)
+
+
+def _folder(path: str) -> str:
+    """The folder of a path: empty, or with a slash at its end."""
+    return path[: path.rfind("/") + 1]
 
 
 def _statements(tree: ast.Module) -> Iterator[ast.stmt]:
@@ -101,11 +105,14 @@ def _statements(tree: ast.Module) -> Iterator[ast.stmt]:
             yield node
 
 
-def _files(name: str, places: tuple[PurePosixPath, ...], repository: Repository) -> Iterator[str]:
+def _files(name: str, folders: tuple[str, ...], repository: Repository) -> Iterator[str]:
     parts = name.split(".") if name else []
-    for length in range(1, len(parts) + 1):  # a package's __init__ runs too
-        for place in places:
-            path = place.joinpath(*parts[:length])
-            for candidate in (f"{path}.py", f"{path}/__init__.py"):
-                if candidate in repository.files:
-                    yield candidate
+    for folder in folders:
+        path = folder
+        for part in parts:  # a package's __init__ runs too
+            path += part
+            if f"{path}.py" in repository.files:
+                yield f"{path}.py"
+            path += "/"
+            if f"{path}__init__.py" in repository.files:
+                yield f"{path}__init__.py"
