@@ -67,6 +67,7 @@ def _here(shared_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def probed(capsys: pytest.CaptureFixture[str], folder: Path, *words: str) -> tuple[int, list[str], dict[str, object]]:
     code = main(["check", str(folder), "--run", "--env", "local", "--json", *words])
     document = json.loads(capsys.readouterr().out)
+    assert "error" not in document, document
     probes = {f"{one['entry']}/{one['probe']}": one for one in document["probes"]}
     static = {"no-environment", "no-licence", "no-readme", "no-info", "unpinned-dependency", "missing-script"}
     return code, [one["rule"] for one in document["findings"] if one["rule"] not in static], probes

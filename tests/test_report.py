@@ -321,6 +321,7 @@ def test_histogram_axes() -> None:
     assert wide.logarithmic
     assert {"10", "100", "1,000"} <= {text for _, text in wide.ticks}
     assert page.histogram(np.full(9, 5.0)).top == 9
+    assert len(page.histogram(113.0 + np.arange(9) * 1e-13).bars) == page.BINS  # no room for bins between these
 
 
 def test_written_documents_can_be_read_by_anyone(scene: tuple[Result, list[StagedImage], Path]) -> None:

@@ -229,7 +229,7 @@ def histogram(areas: Floats) -> Histogram:
     logarithmic = high / low > WIDE
     values = np.log10(areas) if logarithmic else areas
     begin, end = float(values.min()), float(values.max())
-    if end <= begin:
+    if end - begin < 1e-6 * max(abs(end), 1.0):  # objects of one size, but for the rounding of their areas
         begin, end = begin - 0.5, end + 0.5
     counts, edges = np.histogram(values, bins=BINS, range=(begin, end))
     top = int(counts.max()) or 1
