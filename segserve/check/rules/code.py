@@ -67,7 +67,7 @@ GPU_ONLY = Rule(
 RULES = (SYNTAX, NO_OUTPUT, NOT_LOGGED, OLD_FORMAT, GLOB_MISSES, UNSORTED, HARD_PATH, HOLES, SQUEEZE, GPU_ONLY)
 
 # The kit's runner writes and logs by itself.
-_RUNNER = r"from segserve_sdk(?:\.\w+)? import [^\n]*\b(?:Runner|Tracker)\b|"
+_RUNNER = r"from segserve_sdk(?:\.\w+)? import [^\n]*\b(?:Runner|Tracker|Classifier)\b|"
 _WRITES = re.compile(_RUNNER + r"output\.json|\bwrite_output\(")
 _LOGS = re.compile(_RUNNER + r"log_artifacts?\b|log-artifact|log_dict|log_text")
 _OTHER_IMAGES = re.compile(r"\*\.?\*?(?:tiff?|jpe?g|bmp|npy|czi|nd2|lif|dcm|nii(?:\.gz)?)$", re.I)
