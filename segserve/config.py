@@ -127,6 +127,13 @@ class FetchSettings(_Section):
     timeout_s: Annotated[float, Field(gt=0, description="time limit per file in seconds")] = 30.0
 
 
+class RetentionSettings(_Section):
+    """`[retention]`: what is kept of jobs that have ended, on the disk of this machine."""
+
+    days: Annotated[float, Field(ge=0, description="their folders and results go after so long, 0 = never")] = 0.0
+    max_gb: Annotated[float, Field(ge=0, description="the oldest go while all have more, 0 = no limit")] = 0.0
+
+
 class SandboxSettings(_Section):
     """`[sandbox]`: how executors are shut in, beside those that bring an image for docker."""
 
@@ -218,6 +225,7 @@ class Settings(_Section):
     client: ClientSettings = ClientSettings()
     fetch: FetchSettings = FetchSettings()
     sandbox: SandboxSettings = SandboxSettings()
+    retention: RetentionSettings = RetentionSettings()
     repositories: RepositorySettings = RepositorySettings()
     open_clients: OpenClientSettings = OpenClientSettings()
     quotas: QuotaSettings = QuotaSettings()

@@ -14,7 +14,7 @@ from segserve.backends import local
 from segserve.errors import EnvironmentBuildFailed, NotFound
 from segserve.journal import JobRecord
 from segserve.model import JobState
-from segserve.pipeline import cancel, origin, settle, titles
+from segserve.pipeline import cancel, origin, retention, settle, titles
 from segserve.pipeline import facts as facts_file
 
 _LOOK_SECONDS = 0.2
@@ -28,6 +28,16 @@ class Jobs(Verbs):
         settle(self.ctx)
         records = self.ctx.journal.jobs(limit=limit) if everything else self.ctx.journal.open_jobs()
         return [self.row(record) for record in records]
+
+    def collect_jobs(
+        self, days: float | None = None, max_gb: float | None = None, *, dry_run: bool = False
+    ) -> list[dict[str, Any]]:
+        """Remove what is kept of jobs that have ended; None: as `[retention]` says. What went, oldest first."""
+        settle(self.ctx)
+        wanted = self.ctx.settings.retention
+        days, max_gb = wanted.days if days is None else days, wanted.max_gb if max_gb is None else max_gb
+        removed = retention.collect(self.ctx, days=days, max_gb=max_gb, dry_run=dry_run)
+        return [{"job": one.job_id, "bytes": one.size, "why": one.why} for one in removed]
 
     def row(self, record: JobRecord) -> dict[str, Any]:
         """A job in a list."""

@@ -37,6 +37,7 @@ COMMANDS = {
     "logs": "jobs",
     "cancel": "jobs",
     "env": "env",
+    "gc": "gc",
     "new": "new",
     "serve": "serve",
     "app": "app",

@@ -25,7 +25,7 @@ from segserve.antenna import resident
 from segserve.errors import SegserveError
 from segserve.journal import StaleFence
 from segserve.model import to_json
-from segserve.pipeline import Context, Drive, HandedOver, Hold, end_badly, go_on, reconcile, wire
+from segserve.pipeline import Context, Drive, HandedOver, Hold, end_badly, go_on, reconcile, retention, wire
 from segserve.pipeline.events import EventFile
 
 _LOOK_SECONDS = 1.0
@@ -50,7 +50,10 @@ def _hand_over(*_: Any) -> None:
 def _obey(order: Mapping[str, Any]) -> None:
     home = layout.home()
     if "reconcile" in order:
-        reconcile(Context(home, config.load()))
+        ctx = Context(home, config.load())
+        reconcile(ctx)
+        wanted = ctx.settings.retention
+        retention.collect(ctx, days=wanted.days, max_gb=wanted.max_gb)
         return
     if order.get("stay"):
         _stay(home, order)
