@@ -32,6 +32,9 @@ def done_jobs(work: QueueAtWork, count: int) -> list[str]:
     work.start()
     jobs = [work.submit(mark=f"m{number}") for number in range(count)]
     work.wait(*jobs)
+    for job in jobs:  # whoever drove it has tidied up
+        with locked(work.home.job(job).lock):
+            pass
     return sorted(jobs, key=lambda job: work.get(job).updated)
 
 
@@ -50,8 +53,8 @@ def test_by_age_by_size_and_orphans(work: QueueAtWork, home: Home, segserve: Com
     assert collected(days=2) == []
     assert [job for job, why in collected(days=2, now=now + 3 * DAY) if "3 days ago" in why] == jobs
     assert collected(now=now + 2 * DAY) == [(orphan.name, "an upload that became no job")]
-    sizes = {job: sum(f.lstat().st_size for f in home.job(job).path.rglob("*")) for job in jobs}
-    limit = (sizes[jobs[1]] + sizes[jobs[2]] + 2000) / 2**30
+    sizes = {job: sum(f.lstat().st_size for f in home.job(job).path.rglob("*") if not f.is_dir()) for job in jobs}
+    limit = (sizes[jobs[1]] + sizes[jobs[2]] + 10) / 2**30
     assert [job for job, _ in collected(max_gb=limit)] == [jobs[0]]  # the oldest, and no more than needed
     os.utime(orphan, (now - 2 * DAY, now - 2 * DAY))
     done = segserve("gc", "--max-gb", limit, "--json")

@@ -1,7 +1,7 @@
 """One job from reference to result: `prepare` (everything cheap), `drive` (the slow part), `finish`, `publish`.
 
-`retention` takes away what nobody wants to keep. `submit` puts a request into the queue instead, `settle` takes over what
-nobody drives, `failure` decides what is tried again.
+`submit` puts a request into the queue instead, `settle` takes over what nobody drives, `failure` decides what is tried
+again, `retention` takes away what nobody wants to keep.
 """
 
 from segserve.pipeline.bounds import Bounds
