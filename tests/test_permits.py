@@ -253,6 +253,7 @@ def test_open_clients(service: Service, tokens: dict[str, str], folder: Path) ->
             anna.post("/batch-image-prediction/", params=params, files={"files": ("b.png", png(8))}).status_code == 200
         )
         assert "berta" not in {row["user"] for row in anna.get("/jobs").json()}
+    assert nobody.get("/info").status_code == 200
     wrong = nobody.post("/batch-image-prediction/", headers={"Authorization": "Bearer x"}, params={"repo": repo})
     assert (wrong.status_code, wrong.json()["message"].startswith("This token is not valid")) == (422, True)
 

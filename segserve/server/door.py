@@ -121,7 +121,7 @@ class Door:
         if self.open:
             return self._local(request)
         if path in access.COMPATIBILITY and self._is_open_client(request):
-            scopes = frozenset({Scope.SUBMIT})
+            scopes = frozenset({Scope.READ, Scope.SUBMIT})  # here, and nowhere else
             return Caller(access.OPEN_USER, scopes, access.OPEN_PRIORITY, registered_only=True)
         return NOBODY
 
