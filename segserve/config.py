@@ -60,6 +60,9 @@ class QueueSettings(_Section):
     backoff_s: Annotated[float, Field(gt=0, description="seconds before the second try; doubled each time")] = 5.0
     longest_backoff_s: Annotated[float, Field(gt=0, description="at most so long between two tries")] = 300.0
     lease_s: Annotated[float, Field(gt=0, description="a worker that says nothing for so long is replaced")] = 60.0
+    reuse_results: Annotated[
+        bool, Field(description="a user's same request again gets the earlier result, of deterministic executors")
+    ] = False
     cpu_slots: Annotated[int, Field(ge=0, description="jobs without GPU at a time; 0 = by memory and cores")] = 0
     slot_memory_gb: Annotated[float, Field(gt=0, description="memory that one CPU slot stands for")] = 4.0
 

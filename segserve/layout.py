@@ -2,7 +2,7 @@
 
 $SEGSERVE_HOME/
   segserve.db  mlflow.db  mlartifacts/  tracking.json  tokens.json
-  repos/<key>.git  envs/<key>/  cache/  tmp/
+  repos/<key>.git  reuse/<key>.json  envs/<key>/  cache/  tmp/
   jobs/<id>/{job.json, facts.json, segserve.lock, uploads/, inputs/, inputs.json, fetched/, serve/, result/, previews/,
               lock}
   jobs/<id>/<attempt>/{attempt.json, checkout/, log, progress, supervisor.json, heartbeat.json, outcome.json}
@@ -254,6 +254,10 @@ class Home:
     def workers_log(self) -> Path:
         """What scheduler and workers print: defects, mostly."""
         return self.logs / "workers.log"
+
+    def reusable(self, key: str) -> Path:
+        """Which job has the result for a request (`pipeline.reuse`)."""
+        return self.path / "reuse" / f"{key}.json"
 
     def environment(self, key: str) -> EnvironmentDir:
         """The directory of an environment."""

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("here")
 
 ROOT = Path(__file__).parent.parent
 # What only a terminal needs, or what is another function.
-OF_THE_TERMINAL = {"as_json", "verbose", "quiet", "open_report", "dry_run", "config"}
+OF_THE_TERMINAL = {"as_json", "verbose", "quiet", "open_report", "dry_run", "config", "server"}
 
 
 @pytest.fixture

@@ -76,6 +76,7 @@ class Jobs(Verbs):
             "attempt": record.attempt,
             "mlflow": record.run_url or facts.run_url,
             "seconds": {name: round(value, 3) for name, value in facts.seconds.items()},
+            "reused": facts.reused,
             "warnings": list(record.warnings or facts.warnings),
             "log": str(self._log(record)),
             "hint": record.error.get("hint", "") if record.error else "",

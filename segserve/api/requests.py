@@ -56,6 +56,7 @@ class Requests(Verbs):
         exports: str | None = None,
         experiment: str | None = None,
         keep: bool = False,
+        reuse: bool | None = None,
         kind: str | None = None,
         python: str | None = None,
         no_lock: bool = False,
@@ -109,4 +110,5 @@ class Requests(Verbs):
             allow_unreachable=allow_unreachable,
             submodules=submodules,
             keep=keep,
+            reuse=chosen.queue.reuse_results if reuse is None else reuse,
         )

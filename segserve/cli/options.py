@@ -16,7 +16,7 @@ SECTIONS = {
     "Images": ("first", "channel", "z", "series", "frames", "depth"),
     "Which commit": ("rev", "entry", "offline", "committed", "allow_unreachable", "submodules"),
     "Environment and machine": ("kind", "python", "no_lock", "gpus", "no_wait", "timeout", "memory", "cpus", "server"),
-    "Result": ("output", "overlays", "experiment", "keep", "open_report"),
+    "Result": ("output", "overlays", "experiment", "keep", "reuse", "open_report"),
     "Output of the command": ("as_json", "verbose", "quiet", "config", "help"),
 }
 

@@ -9,7 +9,7 @@ import click
 
 from segserve import api
 from segserve.cli import browser, options, remote, render
-from segserve.errors import InvalidParameters
+from segserve.errors import InvalidParameters, UsageError
 
 _MOST_ROWS = 40
 
@@ -57,6 +57,8 @@ def _overlays(_: click.Context, __: click.Parameter, value: str) -> int | None:
               help="How many overlays to draw.")  # fmt: skip
 @click.option("--experiment", metavar="NAME", help="MLflow experiment.  [default: segserve]")
 @click.option("--keep", is_flag=True, help="Keep the job's checkout and staged images.")
+@click.option("--cache/--no-cache", "reuse", default=None,
+              help="With --server: take an earlier result of this very request, or never.")  # fmt: skip
 @click.option("--open", "open_report", is_flag=True, help="Open the report in a browser.")
 @click.option("--first", type=click.IntRange(min=1), metavar="N", help="Try N images, spread over the input.")
 @options.planes
@@ -101,6 +103,8 @@ def run_command(
         with remote.opened(server, chosen.pop("config"), reporter) as elsewhere:
             done = elsewhere.run(ref, images, **chosen)
     else:
+        if chosen["reuse"]:
+            raise UsageError("--cache needs --server.", hint="A run on this machine always runs.")
         with api.session(config=chosen.pop("config"), reporter=reporter) as session:
             request = session.request(ref, images, **chosen)
             if dry_run:

@@ -20,7 +20,7 @@ from segserve.refs import RepoKind
 
 _MOST_JOBS = 1000
 _FINAL = ("succeeded", "failed", "cancelled")
-_FIELDS = ("first", "channel", "z", "series", "frames", "depth", "gpus", "timeout", "exports")
+_FIELDS = ("first", "channel", "z", "series", "frames", "depth", "gpus", "timeout", "exports", "reuse")
 _ALL = 1_000_000_000  # overlays: a form has no null
 
 

@@ -36,7 +36,7 @@ from segserve.model import (
     to_json,
     write_atomically,
 )
-from segserve.pipeline import confinement, preflight
+from segserve.pipeline import confinement, preflight, reuse
 from segserve.pipeline.confinement import Cache
 from segserve.pipeline.context import Context, Hold
 from segserve.pipeline.facts import Facts
@@ -208,8 +208,12 @@ class Drive:
             tracker = tracking.open_tracker(self.ctx.home, where.uri)
             self._open_run(tracker, where, prepared, job)
             staging = pool.submit(self._stage, prepared)
+            known = self._reusable(prepared, job, staging) if self.request.reuse and self.queued else None
+            if known is not None:
+                return self._reuse(tracker, known, staging.result(), job)
             environment = self._build(prepared)
-            self._record_inputs(tracker, staging.result(), environment, prepared, job)
+            self._record_inputs(tracker, staging.result())
+            self._lock(environment, prepared, job)
             localised = self._fetch(prepared, tracker)
             launch = self._launch(prepared, job, environment, localised)
             decision = self._preflight(environment)
@@ -317,22 +321,33 @@ class Drive:
 
         return inputs.stage(prepared.images, self.folder.inputs, self.folder.inputs_map, progress=progress)
 
-    def _record_inputs(
-        self,
-        tracker: tracking.Tracker,
-        staged: tuple[StagedImage, ...],
-        environment: Environment,
-        prepared: Prepared,
-        job: Job,
-    ) -> None:
+    def _record_inputs(self, tracker: tracking.Tracker, staged: tuple[StagedImage, ...]) -> None:
         digest = inputs.digest(staged) if staged else ""
-        lock_text = lock.render(job, environment, prepared.project.file, segserve.__version__)
-        self.folder.lockfile.write_text(lock_text, encoding="utf-8")
         self._learn(inputs_digest=digest)
         tags = {"segserve.inputs_digest": digest, "segserve.images": str(len(staged))}
         if staged:
             tags["segserve.images_folder"] = os.path.commonpath([Path(image.source).parent for image in staged])
         tracker.set_tags(self.facts.run_id, tags)
+
+    def _lock(self, environment: Environment, prepared: Prepared, job: Job) -> None:
+        lock_text = lock.render(job, environment, prepared.project.file, segserve.__version__)
+        self.folder.lockfile.write_text(lock_text, encoding="utf-8")
+
+    def _reusable(self, prepared: Prepared, job: Job, staging: Future[tuple[StagedImage, ...]]) -> JobRecord | None:
+        """The job whose result this one can have. Waits for the images: they are what is compared."""
+        user = self.queued.user if self.queued else ""
+        name = reuse.key(self.request, prepared, job, staging.result(), user)
+        self._learn(reuse_key=name)
+        return reuse.find(self.ctx, name) if name else None
+
+    def _reuse(self, tracker: tracking.Tracker, known: JobRecord, staged: tuple[StagedImage, ...], job: Job) -> Result:
+        """End at once with the output of another job."""
+        text = f"The output is that of job {known.job_id}: same commit, parameters, environment and images."
+        self.ctx.reporter.phase(text)
+        self._record_inputs(tracker, staged)
+        self._learn(reused=known.job_id, warnings=(*self.facts.warnings, text))
+        done = reuse.take_over(self.ctx, self.hold, known, tracker, self.facts.run_id)
+        return finish(self.ctx, job, self.hold, done)
 
     def _fetch(self, prepared: Prepared, tracker: tracking.Tracker) -> Localised:
         """Parameters that name something remote, on this disk."""

@@ -24,6 +24,8 @@ class Facts:
     about: Mapping[str, str] = field(default_factory=dict)  # texts of the executor's manifest
     environment: Mapping[str, Any] = field(default_factory=dict)
     inputs_digest: str = ""
+    reuse_key: str = ""  # of the request, if its result may be that of others
+    reused: str = ""  # the job whose output this one has
     parameter_digests: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)

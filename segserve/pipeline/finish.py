@@ -29,6 +29,7 @@ from segserve.journal import StaleFence
 from segserve.layout import AttemptDir, JobDir
 from segserve.model import Ending, Job, JobState, Outcome
 from segserve.pipeline import facts as facts_file
+from segserve.pipeline import reuse
 from segserve.pipeline.confinement import note_filled
 from segserve.pipeline.context import Context, Hold
 from segserve.pipeline.facts import Facts
@@ -51,6 +52,9 @@ def finish(ctx: Context, job: Job, hold: Hold, outcome: Outcome) -> Result:
     forget_secrets(hold.attempt)
     hold.folder.secrets.unlink(missing_ok=True)
     _commit(ctx, hold, result)
+    facts = facts_file.read(hold.folder)
+    if facts.reuse_key and not facts.reused:
+        reuse.remember(ctx.home, facts.reuse_key, job.id)
     note_filled(ctx.home, job, hold.attempt)
     if not job.options.get("keep"):
         _tidy(hold, pictures=bool(job.options.get("pictures")))

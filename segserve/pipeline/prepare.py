@@ -45,6 +45,7 @@ class Request:
     allow_unreachable: bool = False
     submodules: bool = False
     keep: bool = False
+    reuse: bool = False  # take an earlier result of exactly this request, if the executor is deterministic
     pinned: Resolution | None = None  # instead of what `ref` would mean today
     bounds: Bounds | None = None  # of a request that came from elsewhere
     variables: Mapping[str, str] = field(default_factory=dict)  # for the executor, beside those of its environment

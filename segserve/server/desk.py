@@ -47,6 +47,7 @@ class JobRequest(BaseModel):
     overlays: int | None = Field(24, ge=0, description="pictures of so many images; null: of all")
     exports: str | None = Field(None, description="formats to export to, separated by commas")
     env: str | None = Field(None, description="kind of environment: uv, conda, docker, local")
+    reuse: bool | None = Field(None, description="take an earlier result of the same request; null: as configured")
     priority: int = Field(0, ge=-10, le=0, description="lower than 0 lets others go first")
 
     @model_validator(mode="after")
@@ -225,7 +226,7 @@ class Desk:
         ]
 
 
-_SAME_WORDS = ("first", "channel", "z", "series", "frames", "depth", "gpus", "timeout", "overlays", "exports")
+_SAME_WORDS = ("first", "channel", "z", "series", "frames", "depth", "gpus", "timeout", "overlays", "exports", "reuse")
 _OF_THE_SERVER = ("log", "result")
 _OWN_MLFLOW = re.compile(r"http://127\.0\.0\.1:\d+/(?=#)")  # nobody reaches it but through us
 
