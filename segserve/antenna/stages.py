@@ -10,8 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from segserve.environments import docker
 from segserve.errors import BackendError, InvalidProject, SegserveError
 from segserve.inputs import png
 from segserve.journal import new_job_id
-from segserve.model import Job
 from segserve.pipeline import Context, Drive, Hold, Request, Result
 from segserve.store import Resolution
 
@@ -136,7 +134,7 @@ class Stage:
             output=folder.result,
         )
         try:
-            result = _Drive(self._ctx, request, Hold(job_id, 1, folder, 1), self._lease).go()
+            result = Drive(self._ctx, request, Hold(job_id, 1, folder, 1), shared=self._lease).go()
         except BackendError:
             raise
         except SegserveError as failure:
@@ -146,18 +144,6 @@ class Stage:
         if found is None:
             raise StageFailed("it left no polygons")
         return Answer(found, (), result.seconds.get("executor", 0.0))
-
-
-class _Drive(Drive):
-    """A job that takes the GPUs that its pipeline has."""
-
-    def __init__(self, ctx: Context, request: Request, hold: Hold, shared: devices.Lease) -> None:
-        super().__init__(ctx, request, hold)
-        self._shared = shared
-
-    @contextmanager
-    def _lease(self, job: Job) -> Iterator[devices.Lease]:  # type: ignore[override]
-        yield self._shared
 
 
 class _Running:
@@ -176,7 +162,7 @@ class _Running:
             variables={**request.variables, SERVE: str(self._folder.serve)},
             output=self._folder.result,
         )
-        self._drive = _Drive(ctx, request, self._hold, lease)
+        self._drive = Drive(ctx, request, self._hold, shared=lease)
         self._thread = threading.Thread(target=self._go, name=f"stage {request.ref.name}", daemon=True)
         self._thread.start()
         try:
@@ -196,7 +182,9 @@ class _Running:
         """What its job says of its end."""
         self.line_closed()
         self._thread.join(_END_SECONDS)
-        return self._failure.message if isinstance(self._failure, SegserveError) else otherwise
+        if isinstance(self._failure, SegserveError):
+            return self._failure.message
+        return otherwise if self._failure is None else f"{type(self._failure).__name__}: {self._failure}"
 
     def line_closed(self) -> None:
         """Nothing more will be asked."""

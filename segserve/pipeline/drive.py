@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -105,11 +105,19 @@ class Drive:
     """One attempt on its way. Every step is a method, `go` and `_run` are the order.
 
     `queued`: the record of a job that was taken from the queue. It stands in the journal already; its attempt is
-    detached, because it has to outlive a worker, but waited for.
+    detached, because it has to outlive a worker, but waited for. `shared`: the GPUs of somebody who keeps them for
+    several jobs (the stages of a pipeline), instead of some of its own.
     """
 
-    def __init__(self, ctx: Context, request: Request, hold: Hold, queued: JobRecord | None = None) -> None:
-        self.ctx, self.request, self.hold, self.queued = ctx, request, hold, queued
+    def __init__(
+        self,
+        ctx: Context,
+        request: Request,
+        hold: Hold,
+        queued: JobRecord | None = None,
+        shared: devices.Lease | None = None,
+    ) -> None:
+        self.ctx, self.request, self.hold, self.queued, self.shared = ctx, request, hold, queued, shared
         self.folder, self.attempt, self.fence = hold.folder, hold.attempt, hold.fence
         self.facts = Facts()
         self.stop = threading.Event()
@@ -374,8 +382,10 @@ class Drive:
         tags = {"segserve.device": device, "segserve.torch": decision.torch, "segserve.cpu_because": decision.why}
         tracker.set_tags(self.facts.run_id, {name: value for name, value in tags.items() if value})
 
-    def _lease(self, job: Job, decision: Decision) -> devices.Lease:
+    def _lease(self, job: Job, decision: Decision) -> AbstractContextManager[devices.Lease]:
         """Whole GPUs; the wait for them is a state of its own, and says who holds them."""
+        if self.shared is not None:
+            return nullcontext(self.shared)
 
         def on_wait(text: str) -> None:
             self.ctx.journal.move(job.id, self.fence, JobState.WAITING)
