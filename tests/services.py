@@ -44,7 +44,7 @@ class Service:
             raise AssertionError(line + self.process.stderr.read())
         self.url = line.split("listens on ")[1].split()[0]
         threading.Thread(target=self._read, daemon=True).start()
-        self.http = httpx.Client(base_url=self.url, timeout=120)
+        self.http = httpx.Client(base_url=self.url, timeout=300)
 
     def _read(self) -> None:
         assert self.process.stderr is not None
@@ -61,7 +61,7 @@ class Service:
 
     def as_(self, token: str) -> httpx.Client:
         """A client that sends a token."""
-        return httpx.Client(base_url=self.url, timeout=120, headers={"Authorization": f"Bearer {token}"})
+        return httpx.Client(base_url=self.url, timeout=300, headers={"Authorization": f"Bearer {token}"})
 
     def __enter__(self) -> Service:
         return self

@@ -132,7 +132,7 @@ def test_everything_but_what_is_public_needs_a_token(service: Service) -> None:
 def test_users_see_and_stop_their_own_jobs_only(service: Service, tokens: Tokens, folder: Path) -> None:
     anna, berta = client(service, tokens, "anna"), client(service, tokens, "berta")
     admin = client(service, tokens, "chef", Scope.ADMIN)
-    words = {"parameters": '{"nap": 2, "mark": "both"}'}
+    words = {"parameters": '{"nap": 4, "mark": "both"}'}
     first, second = submit(anna, folder, **words).json(), submit(berta, folder, **words).json()
     assert first["new"]
     assert second["new"]  # the same request of somebody else is another job

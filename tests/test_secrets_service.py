@@ -66,7 +66,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
             patch.setenv(name, value)
         with PrivateServer(folder / "served", user="someone", password=URL) as server:
             private = secure(server._server, certificate) + "/executor.git"
-            allowed = f'sync_wait_s = 100\n[repositories]\nallow = ["{private}"]'
+            allowed = f'sync_wait_s = 280\n[repositories]\nallow = ["{private}"]'
             with Service(folder / "home", folder, server=allowed) as service:
                 yield Setting(service, private, text, admin)
 

@@ -56,7 +56,7 @@ class World:
     def send(self, request: bytes) -> socket.socket:
         """Send a request as it is, but for the address."""
         parts = urlsplit(self.service.url)
-        connection = socket.create_connection((parts.hostname, parts.port), timeout=120)
+        connection = socket.create_connection((parts.hostname, parts.port), timeout=300)
         connection.sendall(request.replace(b"{HOST}", parts.netloc.encode()))
         return connection
 
@@ -102,7 +102,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         private = secure(server._server, certificate) + "/executor.git"
         settings = f"""\
 origins = ["https://segui.example.org"]
-sync_wait_s = 100
+sync_wait_s = 280
 [executors]
 cells = "file://{folder}/executor@main"
 ci = "{private}@{sha}"
