@@ -50,7 +50,7 @@ def https(url: str, folder: Path, *, timeout: float = 60.0, max_bytes: int = MAX
     shown = redact.url(url)
     try:
         request = _request(url)
-        target = folder / _name(urlsplit(url).path)
+        target = folder / name_of(urlsplit(url).path)
         folder.mkdir(parents=True, exist_ok=True)
         with _opener().open(request, timeout=timeout) as answer, target.open("wb") as stream:
             return Fetched(target, _copy(answer, stream, shown, max_bytes))
@@ -122,7 +122,7 @@ def _host(parts: SplitResult) -> str:
     return parts.netloc.rpartition("@")[2]
 
 
-def _name(path: str) -> str:
+def name_of(path: str) -> str:
     """A file name of our own making out of what the URL ends with."""
     name = re.sub(r"[^\w.@+-]+", "_", PurePosixPath(unquote(path)).name)[-_LONGEST_NAME:]
     return name.lstrip(".-") or "download"

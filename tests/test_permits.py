@@ -150,6 +150,7 @@ def test_files_of_the_machine_in_ones_own_folders_only(service: Service, tokens:
 
 def test_parameters_that_are_files_too(service: Service, tokens: dict[str, str], folder: Path) -> None:
     values = [("model", value) for value in ("/etc/passwd", "/etc/no-such-file", "segserve.db", "file:/etc/passwd")]
+    addresses = ["https://127.0.0.1:9/x", "https://169.254.169.254/latest/meta-data", "https://[::1]:9/x"]
     values += [("model", f"{folder}/shared/way-out/0.png"), ("source", "file:///etc/passwd"), ("source", "/etc/passwd")]
     image = folder / "shared/0.png"
     jobs = [
@@ -160,6 +161,11 @@ def test_parameters_that_are_files_too(service: Service, tokens: dict[str, str],
         for job, value in zip(jobs, values, strict=True):
             done = service.wait(job, http)
             assert (done["state"], "may not be read here" in done["error"]) == ("failed", True), (value, done["error"])
+        for address in addresses:
+            parameters = {"model": address}
+            accepted = ask(service, tokens["anna"], folder / "allowed/files", image, parameters=parameters)
+            done = service.wait(accepted.json()["job"], http)
+            assert (done["state"], "is not fetched from" in done["error"]) == ("failed", True), done["error"]
 
 
 def test_a_parameter_in_ones_own_folder(service: Service, tokens: dict[str, str], folder: Path) -> None:

@@ -15,7 +15,7 @@ from segserve.antenna.chain import algorithms
 from segserve.api.environments import Environments
 from segserve.api.requests import Requests, registered
 from segserve.errors import SegserveError, UnknownEntryPoint
-from segserve.journal import Submission, Submitted, new_job_id
+from segserve.journal import Quota, Submission, Submitted, new_job_id
 from segserve.pipeline import Request, wire
 
 
@@ -59,11 +59,20 @@ class Pipelines(Environments, Requests):
         with self._loaded(replace(request, offline=True)) as (_, loaded, _notes):
             yield loaded
 
-    def process(self, known: Catalogue, wanted: messages.PipelineRequest, *, user: str, priority: int = 0) -> Submitted:
+    def process(
+        self,
+        known: Catalogue,
+        wanted: messages.PipelineRequest,
+        *,
+        user: str,
+        priority: int = 0,
+        quota: Quota | None = None,
+    ) -> Submitted:
         """Put a request for a pipeline into the queue; one that waits, runs or was not answered is joined.
 
         Raises:
             UnknownPipeline, BadConfig, TooLarge: it cannot be one.
+            QuotaExceeded: it would be a new job, and one too many.
         """
         asked = known.asked(wanted)
         return self.ctx.journal.queue.submit(
@@ -76,6 +85,7 @@ class Pipelines(Environments, Requests):
                 most_tries=self.ctx.settings.queue.tries,
                 digest=asked.digest,
                 awaited=True,
+                quota=quota,
             )
         )
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import segserve
-from segserve import devices, environments, inputs, lock, redact, tracking
+from segserve import devices, environments, fetch, inputs, lock, redact, tracking
 from segserve.backends import local
 from segserve.errors import Defect, RunCancelled, SegserveError, disk_full
 from segserve.fetch import is_remote
@@ -44,7 +44,7 @@ from segserve.pipeline.failure import end_badly
 from segserve.pipeline.finish import finish
 from segserve.pipeline.launch_plan import Launch
 from segserve.pipeline.preflight import Decision
-from segserve.pipeline.prepare import Localised, Prepared, Request, localise, prepare
+from segserve.pipeline.prepare import Localised, Prepared, Request, for_others, localise, prepare
 from segserve.pipeline.publish import Result, choose_folder
 from segserve.pipeline.settle import settle
 from segserve.store import locked
@@ -362,7 +362,9 @@ class Drive:
         if any(is_remote(value) for value in prepared.parameters.values()):
             self.ctx.reporter.phase("Fetching what the parameters name")
         shutil.rmtree(self.folder.fetched, ignore_errors=True)  # what an earlier attempt began
-        localised = localise(prepared.entry, prepared.parameters, self.folder.fetched, tracker.download_uri)
+        bounds = self.request.bounds
+        https = fetch.https if bounds is None or bounds.roots is None else for_others(self._settings.fetch)
+        localised = localise(prepared.entry, prepared.parameters, self.folder.fetched, tracker.download_uri, https)
         self._learn(parameter_digests=dict(localised.digests))
         return localised
 

@@ -6,8 +6,10 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from segserve import devices, dialects, environments, fetch, inputs, project, tracking
+from segserve import devices, dialects, environments, fetch, fetching, inputs, project, tracking
+from segserve.config import FetchSettings
 from segserve.environments.base import BuildOptions
 from segserve.errors import UsageError
 from segserve.findings import Severity
@@ -19,6 +21,8 @@ from segserve.pipeline.context import Context
 from segserve.project import EntryPoint, ParameterType, Project
 from segserve.refs import ExecutorRef
 from segserve.store import Resolution
+
+_SECONDS_TO_FETCH = 3600.0  # weights are large
 
 
 @dataclass(frozen=True)
@@ -136,9 +140,14 @@ class Localised:
 
 
 def localise(
-    entry: EntryPoint, parameters: Mapping[str, str], folder: Path, download: Callable[[str, Path], Path]
+    entry: EntryPoint,
+    parameters: Mapping[str, str],
+    folder: Path,
+    download: Callable[[str, Path], Path],
+    https: Callable[[str, Path], fetch.Fetched] = fetch.https,
 ) -> Localised:
-    """Make `path` and `uri` values usable on this machine; `download` gets `runs:/` and `models:/` URIs.
+    """Make `path` and `uri` values usable on this machine; `download` gets `runs:/` and `models:/` URIs, `https` the
+    others.
 
     Raises:
         InvalidParameters: something remote cannot be had.
@@ -148,7 +157,7 @@ def localise(
         if entry.parameters[name].type not in (ParameterType.PATH, ParameterType.URI):
             continue
         if value.startswith("https://"):
-            fetched = fetch.https(value, folder / name)
+            fetched = https(value, folder / name)
             values[name], digests[name] = str(fetched.path), fetched.sha256
         elif fetch.is_remote(value):
             local = download(value, folder / name)
@@ -158,6 +167,18 @@ def localise(
             values[name] = str(path)
             mounts.append(path)
     return Localised(values, digests, tuple(mounts))
+
+
+def for_others(settings: FetchSettings) -> Callable[[str, Path], fetch.Fetched]:
+    """What `localise` fetches with when somebody else has named the URL: nothing that only this machine can reach."""
+    policy = fetching.Policy(settings.allow, settings.only, frozenset(settings.ports))
+    limits = fetching.Limits(fetch.MAX_BYTES, _SECONDS_TO_FETCH)
+
+    def https(url: str, folder: Path) -> fetch.Fetched:
+        found = fetching.download(url, folder / fetch.name_of(urlsplit(url).path), limits, policy)
+        return fetch.Fetched(found.path, found.sha256)
+
+    return https
 
 
 def _is_other_uri(kind: ParameterType, value: str) -> bool:

@@ -25,6 +25,7 @@ from segserve.antenna.catalogue import Catalogue
 from segserve.antenna.chains import RESPONSE
 from segserve.errors import SegserveError
 from segserve.journal import JobRecord
+from segserve.server import permits
 from segserve.server.access import Submitter
 from segserve.server.desk import Desk
 from segserve.server.problems import RESPONSES, RETRY_SECONDS
@@ -87,7 +88,12 @@ def router(desk: Desk, known: Known, working: Callable[[], bool], sync_wait_s: f
     async def process(request: Request, caller: Submitter, wanted: messages.PipelineRequest) -> Response:
         """Run a pipeline on images. It waits for the result; the same request again joins the one that runs."""
         submitted = await run_in_threadpool(
-            desk.session.process, known.catalogue, wanted, user=caller.user, priority=caller.priority
+            desk.session.process,
+            known.catalogue,
+            wanted,
+            user=caller.user,
+            priority=caller.priority,
+            quota=permits.quota(desk.session, caller, 0),
         )
         desk.wake()
         record = await _wait(desk, request, submitted.job_id, sync_wait_s)
