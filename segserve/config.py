@@ -81,6 +81,7 @@ class ServerSettings(_Section):
     max_megapixels: Annotated[float, Field(gt=0, description="the most of one image, in 10^6 pixels")] = 400.0
     patience_s: Annotated[float, Field(gt=0, description="a client that sends nothing for so long is given up")] = 30.0
     sync_wait_s: Annotated[float, Field(gt=0, description="SegServe routes wait so long for a result")] = 540.0
+    log: Annotated[Literal["text", "json"], Field(description="json: a line for each request, too")] = "text"
     mlflow: Annotated[Literal["read", "admin"], Field(description="the scope for looking at /mlflow")] = "read"
     hosts: Annotated[tuple[str, ...], Field(description="names by which it is called")] = ()
     origins: Annotated[tuple[_Origin, ...], Field(description="pages that may call it, as https://host[:port]")] = ()

@@ -27,6 +27,7 @@ from segserve.server import (
 from segserve.server.desk import Desk
 from segserve.server.door import Door
 from segserve.server.guard import Guard
+from segserve.server.logs import Requests
 from segserve.server.uploads import Limits
 from segserve.tokens import Scope
 
@@ -59,6 +60,7 @@ def create_app(desk: Desk, door: Door, settings: ServerSettings, working: Callab
     app.include_router(page.router())
     app.add_middleware(GZipMiddleware, minimum_size=1000)
     app.add_middleware(Guard, door=door, settings=settings)
+    app.add_middleware(Requests)
     if settings.origins:
         app.add_middleware(
             CORSMiddleware,

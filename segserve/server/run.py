@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
@@ -12,11 +11,11 @@ from pathlib import Path
 
 import uvicorn
 
-from segserve import api, devices, process, redact
+from segserve import api, devices, process
 from segserve.config import ServerSettings
 from segserve.layout import Home
 from segserve.scheduler import slots
-from segserve.server import bodies
+from segserve.server import bodies, logs
 from segserve.server.app import create_app
 from segserve.server.desk import Desk
 from segserve.server.door import Door, check_address
@@ -99,7 +98,7 @@ def serve_alone(session: api.Session, settings: ServerSettings, *, started: Call
 
 
 def _serve(session: api.Session, settings: ServerSettings, door: Door, started: Callable[[str], None]) -> None:
-    _log()
+    logs.install(settings.log)
     scheduler = Scheduler(session.ctx.home, session.config)
     prewarming = Prewarming(session)
     gpus = len(devices.visible())
@@ -112,7 +111,7 @@ def _serve(session: api.Session, settings: ServerSettings, door: Door, started: 
                 host=settings.host,
                 port=settings.port,
                 root_path=settings.root_path,
-                log_config=None,  # ours, see `_log`
+                log_config=None,  # ours, see `logs`
                 access_log=False,  # a query may hold a repository's URL with credentials
                 timeout_graceful_shutdown=_GRACE_SECONDS,
                 server_header=False,
@@ -128,13 +127,6 @@ def _serve(session: api.Session, settings: ServerSettings, door: Door, started: 
     finally:
         prewarming.stop()
         scheduler.stop()
-
-
-def _log() -> None:
-    """Warnings and defects go to stderr; no line has a secret."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(redact.LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
 
 
 class _Server(uvicorn.Server):
