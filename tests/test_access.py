@@ -22,6 +22,7 @@ from segserve.layout import Home
 from segserve.server import access
 from segserve.server.door import Door, check_address
 from segserve.tokens import Scope, Tokens
+from tests.commands import Command
 from tests.executors import make_shell_executor
 from tests.services import Service
 from tests.test_server import files
@@ -62,27 +63,24 @@ def submit(http: httpx.Client, folder: Path, **fields: Any) -> httpx.Response:
 # ------------------------------------------------------------------------------------------------- tokens themselves
 
 
-def test_a_token_is_shown_once_and_kept_as_a_hash(home: Home) -> None:
-    def segserve(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "segserve", *words], check=False, capture_output=True, text=True)
-
+def test_a_token_is_shown_once_and_kept_as_a_hash(home: Home, segserve: Command) -> None:
     made = segserve("tokens", "add", "laptop", "--user", "anna", "--expires", "90d")
-    text = made.stdout.strip()
+    text = made.out.strip()
     assert re.fullmatch(r"sgs_\w{8}_[0-9a-f]{48}", text)
-    assert "not shown again" in made.stderr
-    listed = json.loads(segserve("tokens", "list", "--json").stdout)
+    assert "not shown again" in made.err
+    listed = segserve("tokens", "list", "--json").document
     assert [(one["name"], one["user"], one["scopes"], one["valid"]) for one in listed] == [
         ("laptop", "anna", ["read", "submit"], True)
     ]
-    assert text.split("_")[2] not in json.dumps(listed) + home.tokens.read_text() + segserve("tokens", "list").stdout
+    assert text.split("_")[2] not in json.dumps(listed) + home.tokens.read_text() + segserve("tokens", "list").out
     assert home.tokens.stat().st_mode & 0o777 == 0o600
-    assert segserve("tokens", "add", "laptop").returncode == 2
-    assert segserve("tokens", "add", "x", "--scopes", "submit,everything").returncode == 2
-    assert segserve("tokens", "add", "x", "--expires", "2001-01-01").returncode == 2
+    assert segserve("tokens", "add", "laptop").code == 2
+    assert segserve("tokens", "add", "x", "--scopes", "submit,everything").code == 2
+    assert segserve("tokens", "add", "x", "--expires", "2001-01-01").code == 2
     gone = segserve("tokens", "rm", "laptop")
-    assert "anna" in gone.stdout
-    assert "nobody gets in" in gone.stderr
-    assert segserve("tokens", "rm", "laptop").returncode == 2
+    assert "anna" in gone.out
+    assert "nobody gets in" in gone.err
+    assert segserve("tokens", "rm", "laptop").code == 2
 
 
 def test_only_the_whole_token_counts_and_only_in_its_time(home: Home) -> None:
