@@ -49,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=40)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--home", type=Path, help="keep the environments there for the next time")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="segserve-bench-") as name:
         scratch = Path(name)
@@ -56,14 +57,15 @@ def main() -> None:
         folder.mkdir()
         for number in range(chosen.images):
             cv2.imwrite(str(folder / f"{number:03d}.png"), picture(number))
-        (scratch / "home").mkdir()
-        with Service(scratch / "home", scratch / "service", server=CONFIG) as service, files(folder) as url:
-            python = build(scratch)
+        home = chosen.home or scratch / "home"
+        home.mkdir(exist_ok=True)
+        with Service(home, scratch / "service", server=CONFIG) as service, files(folder) as server:
+            python = build(home, scratch)
             client = AntennaClient(service.url)
             client.register()
-            urls = {file.name: f"{url}/{file.name}" for file in sorted(folder.iterdir())}
+            urls = {file.name: f"{server.url}/{file.name}" for file in sorted(folder.iterdir())}
             began = time.perf_counter()
-            client.process("shapes", urls)
+            assert not client.process("shapes", urls)["errors"]
             print(f"first request: {time.perf_counter() - began:.1f} s")
             ours, theirs = [], []
             for number in range(chosen.repeat):
@@ -94,10 +96,10 @@ def called(python: str, folder: Path) -> tuple[float, int]:
     return float(speed), int(objects)
 
 
-def build(scratch: Path) -> str:
+def build(home: Path, scratch: Path) -> str:
     """Build both environments; the Python of the second, which has the packages of both."""
     config = scratch / "service" / "config.toml"
-    variables = {**os.environ, "SEGSERVE_HOME": str(scratch / "home"), "SEGSERVE_CONFIG": str(config)}
+    variables = {**os.environ, "SEGSERVE_HOME": str(home), "SEGSERVE_CONFIG": str(config)}
     segserve = [sys.executable, "-m", "segserve"]
     subprocess.run([*segserve, "pipelines", "--build", "shapes"], env=variables, check=True, capture_output=True)
     listed = subprocess.run([*segserve, "env", "list", "--json"], env=variables, check=True, capture_output=True)

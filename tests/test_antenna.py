@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -19,37 +20,19 @@ from tests.tls import Answer, FileServer
 
 pytestmark = pytest.mark.network
 
+DOCUMENT = (Path(__file__).parent.parent / "docs" / "antenna.md").read_text(encoding="utf-8")
+# The service is the one of the documentation: its first block is the pipeline.
 CONFIG = """
 sync_wait_s = 400
 
 [fetch]
 allow = ["127.0.0.1"]
-max_mb = 1
 
 [service]
 name = "Test bench"
-idle_s = 60
 
-[pipelines.shapes]
-name = "Discs and bars"
-version = 2
-description = "Finds shapes, and says which."
-
-[[pipelines.shapes.stages]]
-executor = "segserve-threshold"
-key = "threshold"
-batch_size = 2
-parameters = { invert = "no", split = 0.5 }
-config = ["min_area", "method", "diameter"]
-error_name = "LocalizationError"
-
-[[pipelines.shapes.stages]]
-executor = "segserve-shapes"
-key = "disc-or-bar"
-batch_size = 16
-config = ["temperature"]
-error_name = "ClassificationError"
-"""
+""" + DOCUMENT.partition("```toml\n")[2].partition("```")[0]
+BUILD = next(line for line in DOCUMENT.splitlines() if line.startswith("$ segserve pipelines --build"))
 DISCS = [(24, 30), (70, 24), (100, 90)]
 BARS = [(30, 80), (64, 60)]
 
@@ -113,7 +96,7 @@ def antenna(service: Service, unprepared: dict[str, Any]) -> AntennaClient:
     """A client of a service whose pipeline is ready."""
     config = service.home.parent / "service" / "config.toml"
     variables = {**os.environ, "SEGSERVE_HOME": str(service.home), "SEGSERVE_CONFIG": str(config)}
-    words = [sys.executable, "-m", "segserve", "pipelines", "--build", "shapes"]
+    words = [sys.executable, "-m", *BUILD.removeprefix("$ ").partition("#")[0].split()]
     subprocess.run(words, env=variables, check=True, capture_output=True, timeout=400)
     client = AntennaClient(service.url)
     client.register()
@@ -135,10 +118,10 @@ def boxes(found: dict[str, Any], image: str) -> list[tuple[float, ...]]:
 def test_before_anything_is_built(unprepared: dict[str, Any]) -> None:
     assert "shapes" not in unprepared["ready"]
     pipeline = unprepared["pipelines"]["shapes"]
-    assert (pipeline["name"], pipeline["version"]) == ("Discs and bars", 2)
+    assert (pipeline["name"], pipeline["version"]) == ("Discs and bars", 1)
     assert [stage["key"] for stage in pipeline["stages"]] == ["threshold", "disc-or-bar"]
     params = [[one["key"] for one in stage["params"]] for stage in pipeline["stages"]]
-    assert params == [["min_area", "method", "diameter"], ["temperature"]]
+    assert params == [["min_area", "diameter"], []]
     assert unprepared["algorithms"]["disc-or-bar"]["category_map"]["labels"] == ["bar", "disc"]
     assert "segserve-threshold" in unprepared["pipelines"]  # every registered executor is a pipeline
 
