@@ -1,4 +1,4 @@
-"""Registered executors get their environments before anybody asks: one at a time, behind everything else.
+"""Registered executors and pipelines get their environments before anybody asks: one at a time, behind everything else.
 
 `python -m segserve.server.prewarm` builds, and writes down how it goes (`Home.prewarm`); it ends when its stdin does.
 `Prewarming` is the server's side: it starts that program, and anew whenever config.toml has changed. Executors that
@@ -30,6 +30,7 @@ from segserve.tracking.embedded import with_import_path
 logger = logging.getLogger(__name__)
 
 _NICE = 10
+_PIPELINE = "pipeline "  # and its slug, which no executor is called
 _LOOK_SECONDS = 2.0
 _PATIENCE_SECONDS = (60.0, 300.0, 1800.0)  # before what failed for no fault of its own is tried again
 
@@ -54,10 +55,11 @@ def states(home: Home) -> dict[str, dict[str, str]]:
 
 
 def chosen(settings: Settings) -> dict[str, str]:
-    """The names that are built in advance, and what they stand for."""
+    """The names that are built in advance, and what they stand for; pipelines come first, all their stages."""
     off = {name for name, one in settings.executors.items() if isinstance(one, ExecutorSettings) and not one.prewarm}
     rows = registered(settings).values()
-    return {row.name: row.ref for row in rows if row.origin == CONFIGURED and row.name not in off}
+    found = {row.name: row.ref for row in rows if row.origin == CONFIGURED and row.name not in off}
+    return {**{f"{_PIPELINE}{slug}": slug for slug in settings.pipelines}, **found}
 
 
 class Prewarming:
@@ -148,7 +150,10 @@ class _Builder:
         """Whether there is nothing more to do for it."""
         self._say(name, state=Warmth.BUILDING)
         try:
-            built = self._session.build_environment(self._session.request(name))
+            if name.startswith(_PIPELINE):
+                built = self._session.build_pipeline(self._names[name])[-1]
+            else:
+                built = self._session.build_environment(self._session.request(name))
         except SegserveError as failure:
             self._say(name, state=Warmth.FAILED, message=failure.message, hint=failure.hint, quote=failure.quote)
             logger.warning("The environment of '%s' could not be built: %s", name, failure.message)
