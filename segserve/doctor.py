@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from segserve import devices, git, process, redact, tracking
+from segserve import devices, git, process, redact, sandbox, tracking
 from segserve.config import Settings
 from segserve.environments import interpreters
 from segserve.environments.indexes import host_settings
@@ -28,9 +28,8 @@ class Check:
 
 def examine(home: Home, settings: Settings) -> list[Check]:
     """All checks, in the order in which a run would need them."""
-    del settings
     checks: tuple[Callable[[Home], Check], ...] = (_git, _disk, _interpreters, _index, _gpus, _docker, _tracking)
-    return [check(home) for check in checks]
+    return [*(check(home) for check in checks), _sandbox(settings.sandbox.kind)]
 
 
 def _git(_: Home) -> Check:
@@ -67,6 +66,16 @@ def _gpus(_: Home) -> Check:
     if not gpus:
         return Check("gpu", "note", "no NVIDIA GPU is visible", "Executors run on the CPU.")
     return Check("gpu", "ok", ", ".join(f"{gpu.index}: {gpu.name}" for gpu in gpus))
+
+
+def _sandbox(kind: str) -> Check:
+    if kind == "none":
+        return Check("sandbox", "note", "executors run as you, with the network", "[sandbox] in config.toml.")
+    try:
+        sandbox.require()
+    except BackendError as failure:
+        return Check("sandbox", "problem", failure.message, failure.hint)
+    return Check("sandbox", "ok", f"executors are shut in by {kind}")
 
 
 def _docker(_: Home) -> Check:

@@ -6,10 +6,10 @@ again, `retention` takes away what nobody wants to keep.
 
 from segserve.pipeline.bounds import Bounds
 from segserve.pipeline.context import Context, Hold, QuietReporter, Reporter
-from segserve.pipeline.drive import Drive, HandedOver, Started, run
+from segserve.pipeline.drive import Drive, HandedOver, run
 from segserve.pipeline.failure import end_badly, reconcile
 from segserve.pipeline.prepare import Prepared, Request, prepare
-from segserve.pipeline.publish import Result
+from segserve.pipeline.publish import Result, Started
 from segserve.pipeline.settle import adrift, cancel, go_on, settle
 from segserve.pipeline.submit import origin, submit, titles
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from segserve import refs, sandbox
@@ -83,34 +84,35 @@ def note_filled(home: Home, job: Job, attempt: AttemptDir) -> None:
         Cache(home, job).note_filled()
 
 
-def confine(
-    settings: SandboxSettings,
-    *,
-    hold: Hold,
-    job: Job,
-    environment: Environment,
-    localised: Localised,
-    artifacts: Path | None,
-    cache: Cache,
-    lease: Lease,
-    granted: str,
-) -> Sandbox:
-    """What an attempt sees. `granted` is what `network` said."""
-    folder, attempt = hold.folder, hold.attempt
-    open_now = granted == "always" or (granted == "first-run" and not cache.filled)
-    if artifacts is not None:
-        artifacts.mkdir(parents=True, exist_ok=True)
-    writable = [attempt.checkout, attempt.progress, *([artifacts] if artifacts else [])]
-    readable = [*_environment(environment), *_inputs(folder), *localised.mounts]
-    (writable if open_now else readable).append(cache.folder)
-    return Sandbox(
-        read_only=_existing(readable),
-        writable=_existing(writable),
-        devices=_existing(_devices(lease)),
-        home=str(cache.folder / "home"),
-        network=open_now,
-        allow=settings.allow,
-    )
+@dataclass(frozen=True)
+class Confinement:
+    """One attempt that is shut in; `granted` is what `network` said."""
+
+    settings: SandboxSettings
+    granted: str
+    hold: Hold
+    job: Job
+    environment: Environment
+    localised: Localised
+    cache: Cache
+
+    def show(self, artifacts: Path | None, lease: Lease) -> Sandbox:
+        """What it sees; `artifacts` is the folder of its run's, where that is on this machine."""
+        attempt = self.hold.attempt
+        open_now = self.granted == "always" or (self.granted == "first-run" and not self.cache.filled)
+        if artifacts is not None:
+            artifacts.mkdir(parents=True, exist_ok=True)
+        writable = [attempt.checkout, attempt.progress, *([artifacts] if artifacts else [])]
+        readable = [*_environment(self.environment), *_inputs(self.hold.folder), *self.localised.mounts]
+        (writable if open_now else readable).append(self.cache.folder)
+        return Sandbox(
+            read_only=_existing(readable),
+            writable=_existing(writable),
+            devices=_existing(_devices(lease)),
+            home=str(self.cache.folder / "home"),
+            network=open_now,
+            allow=self.settings.allow,
+        )
 
 
 def _environment(environment: Environment) -> list[Path]:

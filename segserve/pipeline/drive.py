@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -31,13 +31,12 @@ from segserve.model import (
     LaunchPlan,
     Outcome,
     Progress,
-    Sandbox,
     StagedImage,
     to_json,
     write_atomically,
 )
 from segserve.pipeline import confinement, preflight, reuse
-from segserve.pipeline.confinement import Cache
+from segserve.pipeline.confinement import Cache, Confinement
 from segserve.pipeline.context import Context, Hold
 from segserve.pipeline.facts import Facts
 from segserve.pipeline.failure import end_badly
@@ -45,7 +44,7 @@ from segserve.pipeline.finish import finish
 from segserve.pipeline.launch_plan import Launch
 from segserve.pipeline.preflight import Decision
 from segserve.pipeline.prepare import Localised, Prepared, Request, for_others, localise, prepare
-from segserve.pipeline.publish import Result, choose_folder
+from segserve.pipeline.publish import Result, Started, choose_folder
 from segserve.pipeline.settle import settle
 from segserve.store import locked
 
@@ -71,19 +70,6 @@ def _in_background(work: Callable[[], T]) -> Future[T]:
 
     threading.Thread(target=go, name="segserve-background", daemon=True).start()
     return future
-
-
-@dataclass(frozen=True)
-class Started:
-    """A detached job that runs."""
-
-    job_id: str
-    run_url: str
-    folder: Path
-
-    def as_json(self) -> dict[str, Any]:
-        """What `--json` prints."""
-        return {"job": self.job_id, "state": "running", "result": str(self.folder), "mlflow": self.run_url}
 
 
 def run(ctx: Context, request: Request) -> Result | Started:
@@ -235,25 +221,12 @@ class Drive:
 
     def _launch(self, prepared: Prepared, job: Job, environment: Environment, localised: Localised) -> Launch:
         """All that the plan is made of; with a sandbox, what it will show."""
-        cache, limits, confine = Cache(self.ctx.home, job), self._settings.sandbox, None
+        cache, limits, shut_in = Cache(self.ctx.home, job), self._settings.sandbox, None
         if limits.kind == "bubblewrap":
             granted = confinement.network(self._settings, self.request.ref, job)
-
-            def confine(artifacts: Path | None, lease: devices.Lease) -> Sandbox:
-                return confinement.confine(
-                    limits,
-                    hold=self.hold,
-                    job=job,
-                    environment=environment,
-                    localised=localised,
-                    artifacts=artifacts,
-                    cache=cache,
-                    lease=lease,
-                    granted=granted,
-                )
-
+            shut_in = Confinement(limits, granted, self.hold, job, environment, localised, cache)
         told = self.request.variables
-        return Launch(self.hold, prepared, job, environment, self.facts, localised, cache.make(), confine, limits, told)
+        return Launch(self.hold, prepared, job, environment, self.facts, localised, cache.make(), shut_in, limits, told)
 
     def _open_run(
         self, tracker: tracking.Tracker, where: tracking.TrackingServer, prepared: Prepared, job: Job

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from segserve import sandbox, tracking
 from segserve.config import SandboxSettings
 from segserve.devices import Lease
 from segserve.environments import docker
-from segserve.model import GATE_PORTS, INPUTS_VARIABLE, PROGRESS_VARIABLE, Environment, Job, LaunchPlan, Sandbox
+from segserve.model import GATE_PORTS, INPUTS_VARIABLE, PROGRESS_VARIABLE, Environment, Job, LaunchPlan
+from segserve.pipeline.confinement import Confinement
 from segserve.pipeline.context import Hold
 from segserve.pipeline.facts import Facts
 from segserve.pipeline.prepare import Localised, Prepared
@@ -28,7 +29,7 @@ class Launch:
     facts: Facts
     localised: Localised
     cache: Path
-    confine: Callable[[Path | None, Lease], Sandbox] | None  # (folder of the run's artifacts, lease); None: not shut in
+    shut_in: Confinement | None
     limits: SandboxSettings
     variables: Mapping[str, str]
 
@@ -67,8 +68,8 @@ class Launch:
             memory_gb=self.job.resources.memory_gb or self.limits.memory_gb,
             processes=self.limits.processes,
         )
-        if self.confine is not None:
-            plan = replace(plan, sandbox=self.confine(tracker.local_artifacts(plan.run_id), lease))
+        if self.shut_in is not None:
+            plan = replace(plan, sandbox=self.shut_in.show(tracker.local_artifacts(plan.run_id), lease))
         return self._in_docker(plan, tracker) if self.environment.spec.kind == docker.kind else plan
 
     def _in_docker(self, plan: LaunchPlan, tracker: tracking.Tracker) -> LaunchPlan:

@@ -58,6 +58,19 @@ class Result:
         }
 
 
+@dataclass(frozen=True)
+class Started:
+    """A detached job that runs."""
+
+    job_id: str
+    run_url: str
+    folder: Path
+
+    def as_json(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        return {"job": self.job_id, "state": "running", "result": str(self.folder), "mlflow": self.run_url}
+
+
 def choose_folder(requested: Path | None, results: str, executor: str) -> Path:
     """The folder that a result will have: what was asked for, else `<results>/<date>-<executor>`."""
     if requested is not None:
