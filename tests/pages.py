@@ -44,7 +44,7 @@ print("method", method, "diameter", diameter, "invert", invert, "classes", class
 if name == "crash":
     raise RuntimeError("the model file is empty")
 if name == "slow":
-    for second in range(60):
+    for second in range(900):
         print("second", second, flush=True)
         time.sleep(1)
 given = json.load(open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "polygons.json")))
@@ -64,7 +64,7 @@ def polygon(points: Sequence[Sequence[float]], label: str = "Cell", score: float
 def make_given_executor(folder: Path, polygons: list[list[dict[str, Any]]]) -> None:
     """An executor that answers `polygons`, one list per image (from the first again when there are more images).
 
-    Its environment has nothing in it and is built without an index. `-P name=crash` fails, `name=slow` takes a minute.
+    Its environment has nothing in it and is built without an index. `-P name=crash` fails, `name=slow` takes minutes.
     """
     make_repository(
         folder,

@@ -122,9 +122,9 @@ def test_following_goes_on_after_a_lost_connection(
 
     thread = threading.Thread(target=trouble, daemon=True)
     thread.start()
-    line = ("run", "shell", str(folder / "images"), *WORDS, "-P", "nap=4", "-v", "-o", str(tmp_path / "there"))
+    line = ("run", "shell", str(folder / "images"), *WORDS, "-P", "nap=8", "-v", "-o", str(tmp_path / "there"))
     done = segserve(*line, "--server", proxy.url)
-    thread.join(60)
+    thread.join(240)
     assert done.code == 0, done.err
     assert done.err.count("The connection to the server was lost") == 1
     assert done.err.count("Running command") == 1  # nothing is told twice

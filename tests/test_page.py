@@ -133,7 +133,7 @@ def test_from_dropped_images_to_exports(page: Page, service: Service, folder: Pa
     expect(page.get_by_label("Objects shown")).to_have_text("2")
     done = service.http.get(f"/jobs/{job}").json()
     assert done["parameters"] == {"diameter": "12"}  # what was not touched is not sent
-    expect(page.get_by_role("link", name="MLflow run")).to_have_attribute("href", done["mlflow"])
+    expect(page.get_by_role("link", name="MLflow run")).to_have_attribute("href", f"/seg/{done['mlflow']}")
     assert "diameter 12" in page.locator(".log").text_content()
     with page.expect_download() as download:
         page.get_by_role("link", name="COCO").click()
@@ -205,13 +205,17 @@ def test_thousands_of_polygons_are_drawn_at_once(page: Page, service: Service, f
     submit(page, folder / "big.png", executor="many")
     expect(page.get_by_label("Objects shown")).to_have_text("2,500")
     shown(page)
+    draw = "const began = performance.now(); viewer.draw(); viewer.canvas.getContext('2d').getImageData(0, 0, 1, 1);"
     times = []
     for step in range(12):
         viewer(page, f"viewer.zoom({1.2 if step % 2 else 0.9})")
-        shown(page)
-        times.append(viewer(page, "viewer.painted"))
+        # Reading a pixel back waits until all is painted; without it the browser only takes notes.
+        times.append(viewer(page, f"(() => {{ {draw} return performance.now() - began; }})()"))
+    # While somebody moves, a picture of the outlines goes along; then they are drawn anew, where they belong.
+    rested = "viewer.layer.view[0] === viewer.scale && viewer.layer.view[1] === viewer.x"
+    page.wait_for_function(f"() => {{ const {{ viewer }} = document.querySelector('{RESULT}'); return {rested}; }}")
     print(f"\n2,500 polygons of 40 points: {np.median(times):.1f} ms a picture (software rendering)")
-    assert np.median(times) < 400  # a hang, not a machine that is busy
+    assert np.median(times) < 2000  # a hang, not a machine that is busy
 
 
 def test_every_type_of_parameter_has_its_widget(page: Page) -> None:

@@ -55,11 +55,17 @@ def result(
         document=loaded.results.document if loaded else None,
         findings=loaded.findings if loaded else (),
         folder=published,
-        run_url=facts.get("mlflow") or "",
+        run_url=run_url(connection, facts),
         counts=tuple(counts),
         seconds=facts.get("seconds") or {},
         warnings=tuple(facts.get("warnings") or ()),
     )
+
+
+def run_url(connection: Connection, facts: Mapping[str, Any]) -> str:
+    """Where the MLflow run of a job is looked at: below the service, unless it logs elsewhere."""
+    said = str(facts.get("mlflow") or "")
+    return said if not said or "://" in said else f"{connection.url}/{said.lstrip('/')}"
 
 
 def _pin(facts: Mapping[str, Any]) -> Pin:

@@ -65,7 +65,7 @@ class Remote:
         job = self._submit(fields, self._files(images, chosen))
         if detach:
             facts = self.show(job)
-            return Started(job, facts.get("mlflow", ""), Path(output or ""))
+            return Started(job, facts["mlflow"], Path(output or ""))
         try:
             self._watch(job)
         except KeyboardInterrupt:
@@ -155,7 +155,7 @@ class Remote:
     def show(self, job: str) -> dict[str, Any]:
         """Everything that the server tells about a job (its id, or the beginning of it)."""
         facts: dict[str, Any] = self._connection.get(f"/jobs/{self._id(job)}")
-        return facts
+        return {**facts, "mlflow": download.run_url(self._connection, facts)}
 
     def logs(self, job: str, *, follow: bool = False) -> Iterator[str]:
         """The log of the latest attempt, as lines; with `follow` what comes until the job has ended."""

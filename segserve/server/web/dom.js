@@ -36,7 +36,8 @@ export function moment(text) {
   return Number.isNaN(when.getTime()) ? text : when.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
 }
 
-/** Only addresses that a link may lead to: what a job says of itself is not trusted. */
-export function address(text) {
-  return /^(https?:\/\/|\/(?!\/))/.test(text) ? text : null;
+/** Where a link may lead: the web, or a place below the service (`mlflow/…`, `base` is its root). Nothing else is one. */
+export function address(text, base) {
+  if (/^https?:\/\//.test(text)) return text;
+  return /^mlflow\//.test(text) ? base + text : null;
 }

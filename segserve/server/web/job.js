@@ -58,11 +58,11 @@ function heading(head, facts, renew) {
     await get(`/jobs/${facts.job}`, { method: "DELETE" }).catch((error) => { cancel.after(h("span", {}, error.message)); });
     renew();
   } }, "Cancel");
-  const run = address(facts.mlflow || "");
+  const run = address(facts.mlflow || "", url("/"));
   document.title = `${facts.state} · ${title(facts)} · segserve`;
   head.replaceChildren(h("div", {}, h("h1", {}, title(facts)), h("span", { class: "soft tiny" }, `${facts.job} · ${moment(facts.created)}`)),
     h("div", { class: "row" }, h("span", { class: `state ${facts.state}`, role: "status" }, facts.state), open ? cancel : null,
-      run ? h("a", { class: "button small", href: run.startsWith("/") ? url(run) : run, target: "_blank", rel: "noopener" }, "MLflow run ↗") : null));
+      run ? h("a", { class: "button small", href: run, target: "_blank", rel: "noopener" }, "MLflow run ↗") : null));
 }
 
 /** Phases, images done, the end of the log. */

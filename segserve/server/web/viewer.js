@@ -10,6 +10,7 @@ const LINE = 1.6; // CSS pixels
 const COLOURS = ["#ff3c3c", "#00c8ff", "#ffdc00", "#3ce646", "#dc46ff", "#ff8c00", "#1ef0e6", "#826eff", "#ff3ca0", "#beff1e",
   "#3278ff", "#ff78be"];
 const MOST_ZOOM = 64;
+const MANY = 1000; // outlines
 const LARGEST = 2048; // of a whole picture; parts of larger images are fetched as they are looked at
 
 /** The colour of a label in a sorted list of labels. */
@@ -26,7 +27,7 @@ export class Viewer {
       tool("+", "Zoom in (+)", () => this.zoom(1.5)), tool("−", "Zoom out (−)", () => this.zoom(1 / 1.5)),
       tool("⤢", "Fit (0)", () => this.fit()), tool("◐", "Outlines on and off (o)", () => this.toggle())));
     Object.assign(this, { objects: [], visible: [], paths: [], image: null, detail: null, scale: 1, x: 0, y: 0, width: 1, height: 1,
-      outlines: true, hovered: -1, turn: 0, painted: 0, labels: [] });
+      outlines: true, hovered: -1, turn: 0, labels: [] });
     this.listen(onStep);
     new ResizeObserver(() => this.resize()).observe(this.element);
   }
@@ -82,9 +83,10 @@ export class Viewer {
   }
 
   moved() {
+    this.moving = true;
     this.paint();
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => this.refine(), 150);
+    this.timer = setTimeout(() => { this.moving = false; this.paint(); this.refine(); }, 150);
   }
 
   resize() {
@@ -121,7 +123,6 @@ export class Viewer {
   }
 
   draw() {
-    const began = performance.now();
     const dense = this.canvas.width / (this.element.clientWidth || 1);
     const context = this.canvas.getContext("2d");
     context.setTransform(1, 0, 0, 1, 0, 0);
@@ -132,11 +133,7 @@ export class Viewer {
     context.imageSmoothingEnabled = this.scale < 2; // from there on, people want to see pixels
     context.drawImage(this.image, 0, 0, this.width, this.height);
     if (this.detail) context.drawImage(this.detail.image, this.detail.left, this.detail.top, this.detail.width, this.detail.height);
-    if (this.outlines) {
-      context.lineJoin = "round";
-      context.lineWidth = LINE / this.scale;
-      for (const [hue, path] of this.paths) { context.strokeStyle = hue; context.stroke(path); }
-    }
+    if (this.outlines) this.drawOutlines(context, dense);
     const hovered = this.objects[this.hovered];
     if (hovered && this.outlines) {
       context.fillStyle = "rgb(255 255 255 / 25%)";
@@ -145,7 +142,36 @@ export class Viewer {
       context.strokeStyle = "#ffffff";
       context.stroke(hovered.path);
     }
-    this.painted = performance.now() - began;
+  }
+
+  /** Of many outlines, a picture is moved along while somebody moves; they are drawn anew when the hand rests. */
+  drawOutlines(context, dense) {
+    const view = [this.scale, this.x, this.y, dense, this.canvas.width, this.canvas.height];
+    if (this.visible.length < MANY) { this.stroke(context); return; }
+    const drawn = this.layer;
+    if (drawn?.paths === this.paths && String(drawn.view) === String(view)) {
+      context.setTransform(1, 0, 0, 1, 0, 0);
+      context.drawImage(drawn.canvas, 0, 0);
+    } else if (drawn?.paths === this.paths && drawn.view[3] === dense && this.moving) {
+      const [scale, x, y] = drawn.view, zoom = this.scale / scale;
+      context.setTransform(zoom, 0, 0, zoom, (this.x - x * zoom) * dense, (this.y - y * zoom) * dense);
+      context.drawImage(drawn.canvas, 0, 0);
+    } else {
+      const canvas = new OffscreenCanvas(this.canvas.width, this.canvas.height);
+      const inner = canvas.getContext("2d");
+      inner.setTransform(this.scale * dense, 0, 0, this.scale * dense, this.x * dense, this.y * dense);
+      this.stroke(inner);
+      this.layer = { canvas, view, paths: this.paths };
+      context.setTransform(1, 0, 0, 1, 0, 0);
+      context.drawImage(canvas, 0, 0);
+    }
+    context.setTransform(this.scale * dense, 0, 0, this.scale * dense, this.x * dense, this.y * dense);
+  }
+
+  stroke(context) {
+    context.lineJoin = "round";
+    context.lineWidth = LINE / this.scale;
+    for (const [hue, path] of this.paths) { context.strokeStyle = hue; context.stroke(path); }
   }
 
   /** Which object is under a point of the stage; the smallest, where several are. */
