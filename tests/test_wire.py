@@ -61,7 +61,7 @@ class World:
         return connection
 
     def ask(self, request: bytes) -> tuple[str, dict[str, str], bytes]:
-        """Status line, all headers but `date` and `vary`, body."""
+        """Status line, all headers but `date`, `vary` and `x-request-id`, body."""
         with self.send(request) as connection:
             return answer_on(connection)
 
@@ -78,6 +78,7 @@ def answer_on(connection: socket.socket) -> tuple[str, dict[str, str], bytes]:
     status, *lines = head.decode("ascii").split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines)
     assert len(headers) == len(lines), "a header came twice"
+    assert re.fullmatch("([0-9a-f]{16})?", headers.pop("x-request-id", ""))  # by which the log knows it
     return status, {name: value for name, value in headers.items() if name not in ("date", "vary")}, body
 
 
