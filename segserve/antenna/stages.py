@@ -162,11 +162,12 @@ class _Running:
             variables={**request.variables, SERVE: str(self._folder.serve)},
             output=self._folder.result,
         )
+        self._line: Line | None = None
         self._drive = Drive(ctx, request, self._hold, shared=lease)
         self._thread = threading.Thread(target=self._go, name=f"stage {request.ref.name}", daemon=True)
         self._thread.start()
         try:
-            self.line: Line = listener.accept(self._thread.is_alive)
+            self._line = listener.accept(self._thread.is_alive)
         except StageDown as gone:
             self._thread.join(_END_SECONDS)
             if isinstance(self._failure, SegserveError):
@@ -180,25 +181,29 @@ class _Running:
 
     def why(self, otherwise: str) -> str:
         """What its job says of its end."""
-        self.line_closed()
+        self._close_line()
         self._thread.join(_END_SECONDS)
         if isinstance(self._failure, SegserveError):
             return self._failure.message
         return otherwise if self._failure is None else f"{type(self._failure).__name__}: {self._failure}"
 
-    def line_closed(self) -> None:
-        """Nothing more will be asked."""
-        line: Line | None = getattr(self, "line", None)
-        if line is not None:
-            line.close()
-
     def close(self) -> None:
         """Let it end; one that does not is ended."""
-        self.line_closed()
+        self._close_line()
         self._thread.join(_END_SECONDS)
         if self._thread.is_alive():
             local.cancel(self._hold.attempt, wait=True)
             self._thread.join(_END_SECONDS)
+
+    @property
+    def line(self) -> Line:
+        """The connection to it."""
+        assert self._line is not None  # noqa: S101 - else it was not started
+        return self._line
+
+    def _close_line(self) -> None:
+        if self._line is not None:
+            self._line.close()
 
     def _go(self) -> None:
         try:
