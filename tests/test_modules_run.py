@@ -166,6 +166,32 @@ def test_own_schemas_and_every_parameter(tmp_path: Path, dialect: str) -> None:
     assert "[WARNING]" in log_of(result)
 
 
+def test_a_generic_module_that_needs_the_whole_set_gets_it_in_one_call(tmp_path: Path) -> None:
+    methods = """
+    def preprocess(self, input_data, args={}):
+        return [data["image"] for data in self.fetch_data(input_data["input_dataset_ids"], ImageSchema)]
+
+    def inference(self, data, args={}):
+        brightest = max(image.max() for image in data)
+        return [image / brightest for image in data]
+
+    def postprocess(self, inference_output, args={}):
+        return self.post_data([{"output": image, "settings": ""} for image in inference_output], MyOutputSchema)
+"""
+    whole = "[run]\nwhole_set = true\n"
+    folder = write_module(tmp_path / "module", "Generic", methods=methods)
+    make_repository(folder, {"segserve.toml": whole})
+    (tmp_path / "images").mkdir()
+    for index, rows in enumerate((30, 40, 50)):
+        cv2.imwrite(str(tmp_path / "images" / f"{index}.png"), np.full((rows, 20), 50 * (index + 1), np.uint8))
+    result = run(tmp_path / "module", tmp_path / "images")
+    found = []
+    for path in sorted((result.folder / "artifacts" / "outputs").glob("*.h5")):
+        with h5py.File(path) as file:
+            found.append((path.stem, file["output"].shape, round(float(file["output"][()].max()), 3)))
+    assert found == [("all-0000", (30, 20), 0.333), ("all-0001", (40, 20), 0.667), ("all-0002", (50, 20), 1.0)]
+
+
 ASSETS = """
         self.model = self.fetch_asset("files/weights.bin").getvalue()
         self.calls = []
@@ -192,6 +218,9 @@ def test_assets_of_100_mb_load_once_for_50_images(tmp_path: Path) -> None:
     assert log.count("Asset files/weights.bin: 100.0 MB in") == 1
     assert log.count("it set model, calls, locked from now on") == 1
     assert log.count("50/50 ") == 1
+    metrics = {metric["key"]: metric["value"] for metric in run_of(result.run_url)["data"]["metrics"]}
+    assert metrics["seconds.load_assets"] > 0
+    assert metrics["mb.assets"] == 100
 
 
 def test_what_load_assets_sets_is_locked_and_good_outputs_survive(tmp_path: Path) -> None:

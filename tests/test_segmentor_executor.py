@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -16,6 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 from segserve_sdk import contours
 
 import segserve
@@ -171,6 +174,75 @@ def test_training_goes_on_where_it_ended(shared: Workshop) -> None:
     assert min(value for _, value in curve) >= 0.85  # from scratch, two epochs reach half of that
 
 
+def _python_of_the_executor() -> Path:
+    with api.session() as session:
+        built = session.build_environment(session.request(f"{EXECUTOR}:main", ()))
+    return Path(built["location"]) / "bin" / "python"
+
+
+@pytest.mark.executors
+@pytest.mark.network
+def test_training_stops_early_and_under_plain_mlflow(shared: Workshop, tmp_path: Path) -> None:
+    """Nothing is learned at a rate of 0, so that `patience` epochs after the first one it is over."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    bins = [str(_python_of_the_executor().parent), str(Path(sys.executable).parent), os.environ["PATH"]]
+    variables = {**os.environ, "PATH": os.pathsep.join(bins), "MLFLOW_TRACKING_URI": uri}
+    words = [str(Path(sys.executable).with_name("mlflow")), "run", str(REPOSITORY / "executors" / "segmentor")]
+    overrides = f"{SMALL} training.epochs=9 training.patience=2".replace("learning_rate=5e-3", "learning_rate=0")
+    words += ["-e", "train", "--env-manager", "local", "-P", f"data={shared.data}", "-P", f"overrides={overrides}"]
+    done = subprocess.run(words, cwd=tmp_path, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    client = MlflowClient(uri)
+    (run,) = client.search_runs(["0"])
+    assert run.info.status == "FINISHED"
+    assert len(client.get_metric_history(run.info.run_id, "val/iou")) == 3
+    assert "model/model.onnx" in [item.path for item in client.list_artifacts(run.info.run_id, "model")]
+
+
+@pytest.mark.executors
+@pytest.mark.network
+def test_the_documented_commands_in_order(shared: Workshop, tmp_path: Path) -> None:
+    """All of docs/segmentor.md but docker's, which have a test of their own; only folders are others here."""
+    images = tmp_path / "images"
+    _unseen(images, 2)
+    text = (REPOSITORY / "docs" / "segmentor.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = [
+        line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines() if line
+    ]
+    variables = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": f"{REPOSITORY / 'executors' / 'segmentor'}{os.pathsep}{REPOSITORY / 'executors' / 'sdk'}",
+    }
+    runs: dict[str, str] = {}
+    for command in commands:
+        if command.startswith(("docker ", "curl ")):
+            continue
+        line = command.replace("cd executors/", f"cd {REPOSITORY}/executors/").replace(" .#", f" {REPOSITORY}#")
+        line = line.replace("/tmp/annotated", str(tmp_path / "annotated")).replace(" images/", f" {images}")
+        line = re.sub(r"runs:/<id>/(\w+)", lambda match: f"runs:/{runs[match[1]]}/{match[1]}", line)
+        if "segmentor.train -m" in line:
+            line = f"PATH={_python_of_the_executor().parent}:$PATH MLFLOW_TRACKING_URI=sqlite:///m.db {line}"
+        done = subprocess.run(["bash", "-ec", line], cwd=tmp_path, env=variables, capture_output=True, text=True)
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        run = re.search(r"/runs/(\w+)", done.stdout)
+        folder = re.search(r"^Result +(.+)$", done.stdout, re.MULTILINE)
+        if run and folder and ":prepare" in line:
+            runs["data"], variables["DATA"] = run[1], f"{folder[1]}/artifacts/data"
+        elif run and ":train" in line:
+            runs["model"] = run[1]
+    assert len(commands) == 12
+    assert (tmp_path / "deployed" / "artifacts" / "deployment" / "Dockerfile").is_file()
+    # The sweep: one dated folder, in it one folder for each network, with its model.
+    models = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.glob("outputs/*/*/*/model/model.onnx"))
+    assert [re.sub(r"\d+-\d+-\d+", "D", model) for model in models] == [
+        f"outputs/D/D/{number}/model/model.onnx" for number in (0, 1)
+    ]
+    (result,) = tmp_path.glob("segserve-results/*/output.json")
+    found = json.loads(result.read_text())["segmentation_data"]
+    assert all(len(objects) >= 3 for objects in found)
+
+
 @pytest.mark.executors
 @pytest.mark.network
 @pytest.mark.parametrize(
@@ -210,10 +282,8 @@ def test_the_model_that_ships_on_the_example_images(shared: Workshop) -> None:
 @pytest.mark.network
 def test_the_deployed_app_answers(shared: Workshop, tmp_path: Path) -> None:
     folder = shared.run("deploy", model=shared.uri).folder / "artifacts" / "deployment"
-    with api.session() as session:
-        built = session.build_environment(session.request(f"{EXECUTOR}:main", ()))
     port = free_port()
-    words = [str(Path(built["location"]) / "bin" / "python"), "-m", "uvicorn", "app:app", "--port", str(port)]
+    words = [str(_python_of_the_executor()), "-m", "uvicorn", "app:app", "--port", str(port)]
     # Nothing of the executor is in reach: the folder is all that there is.
     variables = {"PATH": os.environ["PATH"], "MAX_BYTES": "200000", "MAX_PIXELS": "40000"}
     with (tmp_path / "log").open("w") as log:

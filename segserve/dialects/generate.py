@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from segserve import manifest
 from segserve.dialects import guest
 from segserve.dialects.module import RUNNER, Module
 from segserve.errors import InvalidProject
@@ -73,6 +74,7 @@ def _facts(module: Module) -> dict[str, Any]:
         "type": module.type,
         "runner": RUNNER,
         "check_importable": module.check_importable,
+        "whole_set": manifest.load(module.folder, repository_root(module.folder)).manifest.run.whole_set,
         "supported_devices": list(module.supported),
         "default_device": module.default,
         "parameters": {p.name: {"base": kinds.base(p.declared), "list": kinds.is_list(p.declared)}

@@ -70,7 +70,11 @@ def _describe(facts: Dict[str, Any]) -> None:
 def _run(facts: Dict[str, Any], options: argparse.Namespace) -> None:
     runner_class = loading.import_runner(Path.cwd(), facts["type"], everything=facts["check_importable"])
     arguments = values.arguments(options.set, facts["parameters"])
-    calls = datasets.calls(options.images, sequence=facts["type"] == "Image2Alignment")
+    calls = datasets.calls(
+        options.images,
+        sequence=facts["type"] == "Image2Alignment",
+        together=facts["type"] == "Generic" and facts["whole_set"],
+    )
     device = devices.choose(options.device, facts["supported_devices"], facts["default_device"], say)
     progress = _Progress(calls)
     session = Session(Path.cwd(), say, progress.within)

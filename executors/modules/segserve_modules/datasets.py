@@ -45,11 +45,11 @@ class Call(NamedTuple):
         return "Q"
 
 
-def calls(images: Path, *, sequence: bool) -> List[Call]:
+def calls(images: Path, *, sequence: bool, together: bool = False) -> List[Call]:
     """The calls for a folder (or one file) of images, in order.
 
     Which plane of which image a staged file is, stands in inputs.json; a file that it does not name stands for itself.
-    sequence: images of one plane each are one sequence.
+    sequence: images of one plane each are one sequence. together: all planes of all images are one call.
     """
     about = _about()
     files = [images] if images.is_file() else _listed(images)
@@ -60,6 +60,8 @@ def calls(images: Path, *, sequence: bool) -> List[Call]:
         facts = about.get(path.name, {})
         key = (facts.get("source", str(path)), facts.get("series"))
         groups.setdefault(key, []).extend(_planes(path, facts))
+    if together and len(groups) > 1:
+        return [Call("all", [plane for planes in groups.values() for plane in planes])]
     if sequence and len(groups) > 1 and all(len(planes) == 1 for planes in groups.values()):
         return [Call("sequence", [planes[0] for planes in groups.values()])]
     names = _names([(str(source), series) for source, series in groups])

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Iterator, Type
 
+from segserve_sdk import tracking
+
 from segserve_modules import roots, runners
 from segserve_modules.session import ModuleError, Session
 
@@ -96,11 +98,14 @@ def start(kind: Type[runners.BaseRunner], session: Session, device: str) -> runn
     before = dict(vars(runner))
     began = time.monotonic()
     runner.load_assets()
+    seconds = time.monotonic() - began
+    if session.assets_read:
+        tracking.log_metrics({"seconds.load_assets": seconds, "mb.assets": session.assets_bytes / 1e6})
     changed = [name for name, value in vars(runner).items() if name not in before or before[name] is not value]
     object.__setattr__(runner, "_locked", frozenset(changed))
     if changed:
         names = ", ".join(changed)
-        session.log_message(f"load_assets took {time.monotonic() - began:.2f} s; it set {names}, locked from now on")
+        session.log_message(f"load_assets took {seconds:.2f} s; it set {names}, locked from now on")
     return runner
 
 

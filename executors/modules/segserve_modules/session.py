@@ -32,6 +32,7 @@ class Session:
         self._loaders: Dict[str, Callable[[], Mapping[str, Any]]] = {}
         self._posted: Dict[str, Dict[str, Any]] = {}
         self.assets_read = 0
+        self.assets_bytes = 0
 
     def offer(self, identifier: str, load: Callable[[], Mapping[str, Any]]) -> None:
         """Make a data set known; it is read whenever a runner fetches it."""
@@ -95,6 +96,7 @@ class Session:
         if content.startswith(_LFS):
             raise ModuleError(f"fetch_asset({path!r}): the repository has a Git LFS pointer instead of the file.")
         self.assets_read += 1
+        self.assets_bytes += len(content)
         self._say("INFO", f"Asset {path}: {len(content) / 1e6:.1f} MB in {time.monotonic() - began:.2f} s")
         return io.BytesIO(content)
 
