@@ -16,6 +16,7 @@ from segserve import api, dialects, scaffold
 from segserve.check.probes import course
 from segserve.cli import main
 from segserve.cli.new import TEMPLATES
+from segserve.environments import interpreters
 from tests.repositories import git
 
 TYPES = {
@@ -93,3 +94,17 @@ def test_check_runs_modules(
     assert checked["findings"] == []
     assert [one["probe"] for one in checked["probes"]] == [*probes, "info"]
     assert {one["state"] for one in checked["probes"]} == {"succeeded"}
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("python", ["3.8", "3.12"])
+def test_modules_run_on_old_and_new_pythons(
+    python: str, tmp_path: Path, shared_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not any(found.version.startswith(f"{python}.") for found in interpreters.installed()):
+        pytest.fail(f"no Python {python} on this machine: install one (pyenv, uv python install {python})")
+    monkeypatch.setenv("SEGSERVE_HOME", str(shared_home))
+    made = api.new(tmp_path / "module", template="compox-segmentation")
+    result = api.run(str(made), [made / "example"], python=python, output=tmp_path / "result")
+    assert result.counts == (7,)
+    assert f"Python {python}" in " ".join(result.warnings)
