@@ -236,7 +236,11 @@ def test_a_lock_is_built_again_with_the_kit_from_the_same_packages(
     channel.index(own)
     today = solver.solve(("greeting=1",), (url,), silent, pip=False)
     assert [str(record.version) for record in today if record.name.normalized == "greeting"] == ["1.5"]
+    make_repository(tmp_path / "project", {}, message="locked")
     capsys.readouterr()
+    assert main(["check", folder, "--rot", "--json", "--fail-on", "never"]) == 0
+    (rot,) = [one for one in json.loads(capsys.readouterr().out)["findings"] if one["rule"] == "solves-differently"]
+    assert "1 package(s) differ: greeting 1.0=py_0 → 1.5=py_0." in rot["message"]
     assert main(["env", "build", folder, "--json"]) == 0
     built = json.loads(capsys.readouterr().out)
     assert any(line.startswith("greeting==1.0=py_0 @ ") for line in built["packages"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from segserve import environments, lock
+from packaging.utils import canonicalize_name
+
+from segserve import environments, kit, lock
 from segserve.environments.base import BuildOptions
 from segserve.environments.locked import name_of
 from segserve.errors import EnvironmentBuildFailed, UsageError
@@ -34,7 +36,7 @@ def find(project: Project, options: BuildOptions, place: Place) -> list[Finding]
     """Solve and compare; installs nothing.
 
     Raises:
-        InvalidParameters: the project's environment is none that uv solves.
+        InvalidParameters: the project's environment is a docker image.
         InvalidProject: its files are malformed.
     """
     try:
@@ -60,6 +62,8 @@ def _versions(lines: tuple[str, ...]) -> dict[str, str]:
     found = {}
     for line in lines:
         plain = line.split(" --hash")[0].split(" ;")[0].strip()
-        if " @ file:" not in plain and name_of(plain) not in environments.SEEDS:
-            found[name_of(plain)] = plain.partition("==")[2] or plain.partition(" @ ")[2]
+        if " @ file:" in plain and "==" not in plain:
+            continue
+        if name_of(plain) not in (*environments.SEEDS, canonicalize_name(kit.NAME)):
+            found[name_of(plain)] = plain.partition("==")[2].partition(" @ ")[0] or plain.partition(" @ ")[2]
     return found

@@ -24,7 +24,7 @@ from segserve.environments import conda, docker, local, pip, uv
 from segserve.environments.base import FREE_SPACE, Builder, BuildOptions, Report, build_failed
 from segserve.environments.indexes import host_settings
 from segserve.environments.locked import declaration, with_hashes
-from segserve.environments.uv import SEEDS, solve
+from segserve.environments.uv import SEEDS
 from segserve.errors import (
     DiskFull,
     InvalidParameters,
@@ -90,6 +90,17 @@ def detect(project: Project, options: BuildOptions) -> EnvironmentSpec:
         f"{project.file.name} declares an environment of the kind '{project.environment.kind}', which nothing builds.",
         hint="Try --env uv or --env local.",
     )
+
+
+def solve(project: Project, options: BuildOptions) -> tuple[str, ...]:
+    """What the project's files mean today, one line per package: no lock is looked at, nothing is installed.
+
+    Raises:
+        InvalidParameters: the environment is a docker image.
+        EnvironmentBuildFailed: there is no solution; with the deciding lines.
+    """
+    spec = detect(project, replace(options, use_lock=False, lock_file=None))
+    return conda.solve(project, options) if spec.kind == conda.kind else uv.solve(project, options)
 
 
 def prepare(

@@ -103,6 +103,25 @@ def build(spec: EnvironmentSpec, project: Project, prefix: Path, report: Report)
     )
 
 
+def solve(project: Project, options: BuildOptions) -> tuple[str, ...]:
+    """What the project's file means today: lines as `packages` of a build has them; no lock, nothing installed.
+
+    Raises:
+        EnvironmentBuildFailed: there is no solution; with the solver's words.
+        RepositoryUnreachable: a channel does not answer.
+    """
+    file = _load(project)
+    specs, _ = _specs(file, options)
+    records, _ = _solved(specs, sources.choose(file, options).shown, lambda _: None, pip=True)
+    shown = [_shown(record) for record in records]
+    python = next((str(record.version) for record in records if record.name.normalized == "python"), "")
+    if not (file.pip and python):
+        return tuple(shown)
+    lines = pip.compiled(_requirements(file, project, offline=options.offline), python, project.folder)
+    brought = {record.name.normalized for record in records}
+    return (*shown, *(line for line in lines if locked.name_of(line) not in brought))
+
+
 def health(environment: Environment) -> str | None:
     """What is missing of a built environment: None, or a sentence."""
     prefix = Path(environment.location)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ __all__ = [
     "Indexes",
     "Requirements",
     "check",
+    "compiled",
     "freeze",
     "host_settings",
     "install",
@@ -80,6 +82,31 @@ def install(
         _build_or_install(argv, scratch, environment, report, "The Python packages cannot be installed.")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def compiled(requirements: Requirements, python: str, folder: Path) -> tuple[str, ...]:
+    """What the requirements mean today: `name==version` lines for Python `python` (X.Y; empty: any). Installs nothing.
+
+    Raises:
+        EnvironmentBuildFailed: there is no solution; with the deciding lines.
+    """
+    host = host_settings()
+    lines = [*requirements.lines, *(f"{local.path}{local.extras}" for local in requirements.local)]
+    argv = [uv(), "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--no-sources", *host.arguments]
+    argv += [*requirements.arguments, *(["--python-version", python] if python else [])]
+    with tempfile.TemporaryDirectory() as scratch:
+        limits = [*requirements.constraints, *_kit(requirements, Path(scratch) / "kit")]
+        done = process.run(
+            [*argv, "-c", str(_written(Path(scratch) / "constraints.txt", limits)), "-"],
+            cwd=folder,
+            env=host.environment(requirements.indexes),
+            stdin="\n".join(lines) + "\n",
+            check=False,
+            timeout=600,
+        )
+    if done.code != 0:
+        raise build_failed("The environment cannot be solved.", done.stderr.splitlines())
+    return tuple(line for line in done.stdout.splitlines() if line and not line.startswith((" ", "#", "-")))
 
 
 def _kit(requirements: Requirements, folder: Path) -> tuple[str, ...]:

@@ -138,32 +138,18 @@ def solve(project: Project, options: BuildOptions) -> tuple[str, ...]:
     """What the project's files mean today: `name==version` lines, no lock looked at, nothing installed.
 
     Raises:
-        InvalidParameters: uv does not build this project.
+        InvalidParameters: uv does not build this project; a docker image is not solved.
         EnvironmentBuildFailed: there is no solution; with the deciding lines.
     """
     declared = _declared(project, forced=False)
     if declared is None:
         raise InvalidParameters(
-            f"{project.environment.kind} environments cannot be solved anew without building them.",
-            hint="Build one: segserve env build --no-lock.",
+            "A docker image cannot be solved anew without building it.",
+            hint="Build it from its Dockerfile, and run the executor with --no-lock.",
         )
     chosen = interpreters.plan(declared.python, source=declared.source, override=options.python)
     _, requirements = _read(declared, project, offline=options.offline)
-    lines = [*requirements.lines, *(f"{local.path}{local.extras}" for local in requirements.local)]
-    host = pip.host_settings()
-    argv = [pip.uv(), "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--no-sources", *host.arguments]
-    python = ["--python-version", chosen.expected] if chosen.expected else []
-    done = process.run(
-        [*argv, *requirements.arguments, *python, "-"],
-        cwd=project.folder,
-        env=host.environment(requirements.indexes),
-        stdin="\n".join([*lines, *requirements.constraints]) + "\n",
-        check=False,
-        timeout=600,
-    )
-    if done.code != 0:
-        raise build_failed("The environment cannot be solved.", done.stderr.splitlines())
-    return tuple(line for line in done.stdout.splitlines() if line and not line.startswith((" ", "#", "-")))
+    return pip.compiled(requirements, chosen.expected, project.folder)
 
 
 def health(environment: Environment) -> str | None:
