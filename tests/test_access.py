@@ -200,6 +200,22 @@ def test_what_is_removed_is_refused_at_once(service: Service, tokens: Tokens) ->
     assert http.get("/livez").status_code == 401
 
 
+def test_a_stream_ends_with_the_token_that_reads_it(service: Service, tokens: Tokens, folder: Path) -> None:
+    token, text = tokens.add("follower", user="frida")
+    http = service.as_(text)
+    job = submit(http, folder, parameters='{"nap": 60}').json()["job"]
+    kinds = []
+    with http.stream("GET", f"/jobs/{job}/events") as answer:
+        for line in answer.iter_lines():
+            if line.startswith("event: "):
+                kinds.append(line)
+                tokens.remove(token.name) if len(kinds) == 1 else None
+    assert kinds
+    assert "event: end" not in kinds  # the job goes on, without a reader
+    assert http.get(f"/jobs/{job}/events").status_code == 401
+    client(service, tokens, "frida").delete(f"/jobs/{job}")
+
+
 # ------------------------------------------------------------------------------------------------- browsers and pages
 
 

@@ -126,6 +126,37 @@ def test_what_ran_and_cannot_be_collected_now_stays_where_it_is(journal: Journal
     assert (record.state, record.tries, record.owner) == (JobState.COLLECTING, 2, "")
     assert record.not_before > time.time() + 50
     assert take(journal) is None
+    assert journal.queue.driven() == {}  # it holds no slot: others may run
+    assert journal.queue.states() == {JobState.COLLECTING: 1}
+
+
+def test_changes_of_state_are_counted_with_their_seconds(journal: Journal) -> None:
+    for name in ("one", "two"):
+        submit(journal, name)
+        assert take(journal)
+        journal.move(name, 1, JobState.RUNNING)
+        time.sleep(0.05)
+        journal.note(name, 1, run_id="r")  # no change of state
+        journal.move(name, 1, JobState.COLLECTING)
+        journal.move(name, 1, JobState.SUCCEEDED if name == "one" else JobState.FAILED)
+    counted = {(one.old, one.new): one for one in journal.queue.passages()}
+    assert {step: one.times for step, one in counted.items()} == {
+        (JobState.QUEUED, JobState.PREPARING): 2,
+        (JobState.PREPARING, JobState.RUNNING): 2,
+        (JobState.RUNNING, JobState.COLLECTING): 2,
+        (JobState.COLLECTING, JobState.SUCCEEDED): 1,
+        (JobState.COLLECTING, JobState.FAILED): 1,
+    }
+    ran = counted[JobState.RUNNING, JobState.COLLECTING].seconds
+    assert 0.1 <= ran < 30
+    assert counted[JobState.COLLECTING, JobState.FAILED].seconds <= ran
+
+
+def test_a_key_stands_for_one_request_also_when_that_joins_no_other(journal: Journal) -> None:
+    assert submit(journal, "one", user="anna", key="k", key_digest="d").new
+    assert submit(journal, "two", user="anna", key="k", key_digest="d") == Submitted("one", new=False)
+    with pytest.raises(KeyReused):
+        submit(journal, "three", user="anna", key="k", key_digest="other")
 
 
 @pytest.mark.parametrize("reached", list(JobState))

@@ -218,7 +218,16 @@ def test_health_in_the_shapes_of_antenna(service: Service) -> None:
     status = service.http.get("/status").json()
     assert status["working"] is True
     assert status["slots"]["cpu"] == 2
-    assert 'segserve_jobs_waiting{lane="cpu"}' in service.http.get("/metrics").text
+    metrics = service.http.get("/metrics").text
+    for name in (
+        'segserve_jobs_waiting{lane="cpu"}',
+        'segserve_jobs{state="running"}',
+        'segserve_jobs_ended_total{state="succeeded"}',
+        'segserve_phase_seconds_sum{phase="running"}',
+        "segserve_disk_free_bytes",
+        'segserve_cached{kind="environments"}',
+    ):
+        assert name in metrics
     root = service.http.get("/")
     assert (root.status_code, root.headers["location"]) == (307, "/docs")
     assert service.http.get("/docs").status_code == 200

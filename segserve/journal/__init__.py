@@ -10,7 +10,7 @@ changes nothing. States move along `model.MOVES` alone. Supervisors never open t
 
 from segserve.journal.file import file_system, refuse_network_file_system
 from segserve.journal.jobs import Journal
-from segserve.journal.queue import Claim, Queue, Submission, Submitted
+from segserve.journal.queue import Claim, Passage, Queue, Submission, Submitted
 from segserve.journal.quotas import Quota
 from segserve.journal.records import IllegalMove, JobRecord, StaleFence, new_job_id
 
@@ -19,6 +19,7 @@ __all__ = [
     "IllegalMove",
     "JobRecord",
     "Journal",
+    "Passage",
     "Queue",
     "Quota",
     "StaleFence",

@@ -65,7 +65,7 @@ class Submission:
 
     `lane` is the kind of slot that it needs. `key` is the idempotency key of a client, "" for none. Two open requests
     of one user with the same `digest` are one job; "" is never joined. An `awaited` one also joins a job whose result
-    nobody has had: its client went away and comes back.
+    nobody has had: its client went away and comes back. `key_digest` is what the key stands for, if not `digest`.
     """
 
     job_id: str
@@ -77,6 +77,7 @@ class Submission:
     key: str = ""
     digest: str = ""
     awaited: bool = False
+    key_digest: str = ""
     quota: Quota | None = None
 
 
@@ -95,6 +96,16 @@ class Claim:
     job_id: str
     fence: int
     attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """How often jobs went from one state to another, and how many seconds they had been in the first, all together."""
+
+    old: JobState
+    new: JobState
+    times: int
+    seconds: float
 
 
 class KeyReused(UsageError):
@@ -142,7 +153,7 @@ class Queue:
             if submission.key:
                 connection.execute(
                     "INSERT OR IGNORE INTO idempotency_keys (user, key, digest, job_id) VALUES (?, ?, ?, ?)",
-                    (submission.user, submission.key, submission.digest, job_id),
+                    (submission.user, submission.key, submission.key_digest or submission.digest, job_id),
                 )
         return Submitted(job_id, known is None)
 
@@ -246,11 +257,27 @@ class Queue:
         return state
 
     def driven(self) -> Mapping[str, int]:
-        """How many jobs of each lane have begun and not ended."""
+        """How many jobs of each lane hold a slot: all that have begun and not ended, but for those that ran and wait
+        to be collected again (`postpone`)."""
         counted = self._database.read(
-            f"SELECT lane, count(*) FROM jobs INDEXED BY jobs_driven WHERE {_DRIVEN} GROUP BY lane"  # noqa: S608
+            f"SELECT lane, count(*) FROM jobs INDEXED BY jobs_driven WHERE {_DRIVEN} AND not_before <= ?"  # noqa: S608
+            " GROUP BY lane",
+            (time.time(),),
         )
         return dict(map(tuple, counted))
+
+    def states(self) -> Mapping[JobState, int]:
+        """How many jobs there are in each state that is not final."""
+        counted = self._database.read(
+            f"SELECT state, count(*) FROM jobs INDEXED BY jobs_driven WHERE {_DRIVEN} GROUP BY state"  # noqa: S608
+            " UNION ALL SELECT state, count(*) FROM jobs WHERE state = 'queued' GROUP BY state"
+        )
+        return {JobState(state): count for state, count in counted}
+
+    def passages(self) -> list[Passage]:
+        """Every change of state that there has been, counted; jobs that are gone included."""
+        found = self._database.read("SELECT old, new, times, seconds FROM passages ORDER BY old, new")
+        return [Passage(JobState(old), JobState(new), times, seconds) for old, new, times, seconds in found]
 
     def ready(self, beginning: str) -> list[str]:
         """The lanes whose names begin like this and in which a job may be taken now. One seek per lane."""
@@ -272,7 +299,7 @@ def _known(connection: sqlite3.Connection, submission: Submission) -> str | None
         row = connection.execute(
             "SELECT digest, job_id FROM idempotency_keys WHERE user = ? AND key = ?", (submission.user, submission.key)
         ).fetchone()
-        if row is not None and row["digest"] != submission.digest:
+        if row is not None and row["digest"] != (submission.key_digest or submission.digest):
             raise KeyReused(
                 "This Idempotency-Key came with another request before.", hint="Send a new key with a new request."
             )

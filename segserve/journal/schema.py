@@ -100,5 +100,30 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "CREATE INDEX uploads_by_hour ON uploads (hour)",
     ),
+    (
+        # How often jobs have gone from one state to another, and how long they had been in the first: for graphs, and
+        # kept when the jobs themselves are taken away. A trigger, so that no way to change a state is forgotten.
+        "ALTER TABLE jobs ADD COLUMN since REAL NOT NULL DEFAULT 0",  # when it came into its state; 0: at `created`
+        """
+        CREATE TABLE passages (
+            old     TEXT NOT NULL,
+            new     TEXT NOT NULL,
+            times   INTEGER NOT NULL,
+            seconds REAL NOT NULL,
+            PRIMARY KEY (old, new)
+        ) WITHOUT ROWID
+        """,
+        """
+        CREATE TRIGGER jobs_passed AFTER UPDATE OF state ON jobs WHEN old.state <> new.state
+        BEGIN
+            INSERT INTO passages (old, new, times, seconds) VALUES (
+                old.state, new.state, 1,
+                max(0.0, new.updated - CASE WHEN old.since > 0 THEN old.since ELSE old.created END)
+            )
+            ON CONFLICT (old, new) DO UPDATE SET times = times + 1, seconds = seconds + excluded.seconds;
+            UPDATE jobs SET since = new.updated WHERE id = new.id;
+        END
+        """,
+    ),
 )
 VERSION = len(MIGRATIONS)

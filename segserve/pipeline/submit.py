@@ -58,6 +58,7 @@ def submit(
             key=key,
             digest="" if images is None else wire.digest(request, images),
             awaited=awaited,
+            key_digest=wire.digest(request, images or {}) if key else "",
             quota=quota,
         )
         submitted = ctx.journal.queue.submit(submission)

@@ -8,6 +8,7 @@ route that forgets it is not open: `guard` lets nobody through whom `door` does 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -44,6 +45,7 @@ _SEARCHES = re.compile(
 )
 
 STATE = "segserve.caller"  # in the scope of a request
+STILL = "segserve.still"  # asks once more who it is: for answers that take long
 OPEN_USER = "open"
 OPEN_PRIORITY = -20  # below the lowest that a user may ask for
 
@@ -90,6 +92,12 @@ def caller_of(request: HTTPConnection) -> Caller:
     caller = request.scope.get(STATE, NOBODY)
     assert isinstance(caller, Caller)  # noqa: S101 - the guard put it there
     return caller
+
+
+def still_admitted(request: HTTPConnection) -> Callable[[], object]:
+    """What raises `SegserveError` when this request would not be taken any more: its token was removed."""
+    found: Callable[[], object] = request.scope[STILL]
+    return found
 
 
 def require(caller: Caller, scope: Scope) -> Caller:

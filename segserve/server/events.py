@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import anyio
 from starlette.concurrency import run_in_threadpool
 
 from segserve.backends import local
+from segserve.errors import SegserveError
 from segserve.journal import JobRecord
 from segserve.server.desk import Desk
 
@@ -44,10 +45,17 @@ def place(last_event_id: str) -> _Place:
     return _Place(*(int(part) for part in found.groups())) if found else _Place()
 
 
-async def follow(desk: Desk, job_id: str, at: _Place) -> AsyncIterator[str]:
-    """The events as text. Ends with the event `end`."""
+async def follow(desk: Desk, job_id: str, at: _Place, still: Callable[[], object]) -> AsyncIterator[str]:
+    """The events as text. Ends with the event `end`.
+
+    `still` raises when the reader may not read any more: the stream breaks off, and who comes back is told why.
+    """
     state, silent = "", 0.0
     while True:
+        try:
+            still()
+        except SegserveError:
+            return
         record = await run_in_threadpool(desk.get, job_id, None)
         messages = []
         if record.state != state:

@@ -5,6 +5,8 @@ What it does not know, it does not let through.
 
 from __future__ import annotations
 
+from functools import partial
+
 from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -37,6 +39,7 @@ class Guard:
         request = HTTPConnection(scope)
         try:
             scope[access.STATE] = self._door.admit(request)
+            scope[access.STILL] = partial(self._door.admit, request)
         except SegserveError as refusal:
             if access.route_path(request) in access.COMPATIBILITY:
                 await compatibility.failure(refusal)(scope, receive, send)

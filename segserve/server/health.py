@@ -5,17 +5,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 
 from fastapi import APIRouter
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 import segserve
+from segserve.model import JobState
 from segserve.server.desk import Desk
 
 
@@ -50,7 +52,31 @@ class _QueueMetrics(Collector):
             waiting.add_metric([lane], queue.waiting().get(lane, 0))
             driven.add_metric([lane], queue.driven().get(lane, 0))
             slots.add_metric([lane], most)
-        return [waiting, driven, slots]
+        return [waiting, driven, slots, *self._states(), *self._disk()]
+
+    def _states(self) -> list[Metric]:
+        queue = self._desk.session.ctx.journal.queue
+        jobs = GaugeMetricFamily("segserve_jobs", "Jobs that have not ended", labels=["state"])
+        ended = CounterMetricFamily("segserve_jobs_ended", "Jobs that have ended", labels=["state"])
+        phases = SummaryMetricFamily("segserve_phase_seconds", "Seconds of jobs in a state", labels=["phase"])
+        counted, passages = queue.states(), queue.passages()
+        for state in JobState:
+            if state.final:
+                ended.add_metric([state.value], sum(one.times for one in passages if one.new is state))
+                continue
+            jobs.add_metric([state.value], counted.get(state, 0))
+            of_it = [one for one in passages if one.old is state]
+            phases.add_metric([state.value], sum(one.times for one in of_it), sum(one.seconds for one in of_it))
+        return [jobs, ended, phases]
+
+    def _disk(self) -> list[Metric]:
+        home = self._desk.session.ctx.home
+        free = GaugeMetricFamily("segserve_disk_free_bytes", "Left where jobs, environments and caches lie")
+        free.add_metric([], shutil.disk_usage(home.path).free)
+        kept = GaugeMetricFamily("segserve_cached", "Environments and mirrors of repositories", labels=["kind"])
+        for kind, folder in (("environments", home.environments), ("repositories", home.repositories)):
+            kept.add_metric([kind], sum(one.is_dir() for one in folder.iterdir()) if folder.is_dir() else 0)
+        return [free, kept]
 
 
 def router(desk: Desk, registry: CollectorRegistry, working: Callable[[], bool]) -> APIRouter:

@@ -16,7 +16,7 @@ from segserve.errors import UsageError
 from segserve.journal import Submitted, new_job_id
 from segserve.model import JobState
 from segserve.server import events, uploads
-from segserve.server.access import Caller, Reader, Submitter
+from segserve.server.access import Caller, Reader, Submitter, still_admitted
 from segserve.server.desk import Desk, JobRequest, parsed
 from segserve.server.problems import RESPONSES
 from segserve.server.uploads import Limits
@@ -101,11 +101,11 @@ def router(desk: Desk, limits: Limits) -> APIRouter:
         responses={200: {"content": {"text/event-stream": {}}, "description": "state, progress, log … end"}},
     )
     async def follow(
-        job_id: JobId, caller: Reader, last_event_id: Annotated[str, Header(max_length=60)] = ""
+        request: Request, job_id: JobId, caller: Reader, last_event_id: Annotated[str, Header(max_length=60)] = ""
     ) -> StreamingResponse:
         """State, progress and log of a job as they come, until it has ended."""
         await run_in_threadpool(desk.get, job_id, caller.sees)
-        stream = events.follow(desk, job_id, events.place(last_event_id))
+        stream = events.follow(desk, job_id, events.place(last_event_id), still_admitted(request))
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
