@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from segserve.layout import Home
+from segserve.store import mirror
 
-def place(home: Path, url: str) -> Path:
-    """Where the file behind `url` lies in the cache that executors get from `$SEGSERVE_HOME`."""
-    folder = home / "cache" / "executors" / "weights" / hashlib.sha256(url.encode()).hexdigest()[:16]
+
+def place(home: Home, repository: str, url: str) -> Path:
+    """Where the file behind `url` lies in the cache that the executor in `repository` gets."""
+    cache = home.executor_cache(mirror.key(repository))
+    folder = cache / "weights" / hashlib.sha256(url.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     return folder / url.rpartition("/")[2]
 
