@@ -28,6 +28,7 @@ pytest_plugins = ["tests.command_fixtures"]
 REPOSITORY = Path(__file__).parent.parent
 EXECUTOR = REPOSITORY / "executors" / "cellpose"
 REF = f"{REPOSITORY}#executors/cellpose:"
+NAMES = ("cyto3", "size_cyto3.npy")
 TINY = "models/tiny_cells"
 
 
@@ -216,8 +217,9 @@ class _Bomb:
 def test_a_model_by_name_with_its_estimate_of_diameters(
     here: Path, shared_home: Path, folders: tuple[Path, Path], segserve: Command
 ) -> None:
-    shutil.copyfile(EXECUTOR / TINY, place(shared_home, f"{network.URL}/cyto3"))
-    size = place(shared_home, f"{network.URL}/size_cyto3.npy")
+    cached = [place(shared_home, REPOSITORY, f"{network.URL}/{name}", subdir="executors/cellpose") for name in NAMES]
+    shutil.copyfile(EXECUTOR / TINY, cached[0])
+    size = cached[1]
     parameters = {"A": np.zeros(256), "smean": np.zeros(256), "ymean": 0.0, "diam_mean": 30.0}
     np.save(size, np.array(parameters, object))
     done = segserve("run", f"{REF}main", folders[0], "-o", "out", "--json", "--gpus", "none")

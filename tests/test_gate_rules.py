@@ -166,6 +166,53 @@ def test_a_logged_model_belongs_to_its_run() -> None:
     assert post("runs/outputs", {"run_id": OWN, "models": [{"model_id": MODEL}]}, one)
 
 
+def named(*parameters: str) -> Rules:
+    return Rules("7", OWN, f"mlflow-artifacts:/{ROOT}", "job1", parameters)
+
+
+def test_a_run_that_a_parameter_names_is_read_and_never_changed() -> None:
+    one, elsewhere = named("0.5", f"runs:/{OTHER}/model"), f"mlflow-artifacts:/8/{OTHER}/artifacts"
+    place = f"{PROXIED}/8/{OTHER}/artifacts/model/weights"
+    with pytest.raises(Refused, match="not one of its own"):
+        one.judge("GET", place, b"")
+    passed = one.judge("GET", f"{API}/runs/get?run_id={OTHER}&run_uuid={OTHER}", b"")
+    answer = {"info": {"artifact_uri": elsewhere}, "outputs": {"model_outputs": [{"model_id": MODEL}]}}
+    one.found(passed, json.dumps({"run": answer}).encode())
+    assert one.judge("GET", f"{API}/artifacts/list?run_id={OTHER}&path=model", b"")
+    assert one.judge("GET", place, b"")
+    assert one.judge("GET", f"{API}/logged-models/{MODEL}", b"").finds == "model"
+    for method, target in (("PUT", place), ("DELETE", place), ("PATCH", f"{API}/logged-models/{MODEL}")):
+        with pytest.raises(Refused):
+            one.judge(method, target, None if method == "PUT" else b"{}")
+    for name, message in (
+        ("runs/update", {"run_id": OTHER, "status": "FAILED"}),
+        ("runs/set-tag", {"run_id": OTHER, "key": "a", "value": "b"}),
+        ("runs/create", {"tags": [{"key": "mlflow.parentRunId", "value": OTHER}]}),
+        ("runs/outputs", {"run_id": OWN, "models": [{"model_id": MODEL}]}),
+    ):
+        with pytest.raises(Refused):
+            post(name, message, one)
+    for text in (f"runs:/{OTHER}x", f"see runs:/{OTHER}/model", f"runs://{OTHER}/model", OTHER):
+        with pytest.raises(Refused):
+            named(text).judge("GET", f"{API}/runs/get?run_id={OTHER}", b"")
+
+
+def test_a_registered_model_that_a_parameter_names_is_found() -> None:
+    one = named("models:/cells/3")
+    with pytest.raises(Refused):
+        one.judge("GET", f"{API}/model-versions/get?name=other&version=3", b"")
+    passed = one.judge("GET", f"{API}/model-versions/get-download-uri?name=cells&version=3", b"")
+    one.found(passed, json.dumps({"artifact_uri": f"mlflow-artifacts:/8/{OTHER}/artifacts/model"}).encode())
+    assert one.judge("GET", f"{PROXIED}/8/{OTHER}/artifacts/model/weights", b"")
+    with pytest.raises(Refused):
+        one.judge("GET", f"{PROXIED}/8/{OTHER}/artifacts/other", b"")
+    version = one.judge("GET", f"{API}/model-versions/get?name=cells&version=3", b"")
+    one.found(version, json.dumps({"model_version": {"source": f"models:/{MODEL}"}}).encode())
+    assert one.judge("GET", f"{API}/logged-models/{MODEL}", b"")
+    with pytest.raises(Refused):
+        post("model-versions/create", {"name": "cells", "source": "s3://x"}, one)
+
+
 def test_an_experiment_by_name_is_shown_only_if_it_is_its_own() -> None:
     one = rules()
     passed = one.judge("GET", f"{API}/experiments/get-by-name?experiment_name=segserve", b"")

@@ -133,7 +133,7 @@ def test_the_cellpose_template_passes_its_own_ci(tmp_path: Path, home: Home) -> 
         built = session.build_environment(session.request(str(made)))
     tiny = ROOT / "executors" / "cellpose" / "models" / "tiny_cells"
     python = Path(built["location"]) / "bin" / "python"
-    cached = weights.place(home, made.as_uri(), "https://www.cellpose.org/models/cyto3")
+    cached = weights.place(home.path, made, "https://www.cellpose.org/models/cyto3")
     subprocess.run([python, "-c", weights.WIDEN, tiny, cached], check=True)
     said = bash("./ci.sh", made)
     assert "7 objects in 1 image" in said

@@ -6,12 +6,13 @@ import hashlib
 from pathlib import Path
 
 from segserve.layout import Home
-from segserve.store import mirror
+from segserve.pipeline.confinement import Cache
+from segserve.refs import Pin
 
 
-def place(home: Home, repository: str, url: str) -> Path:
-    """Where the file behind `url` lies in the cache that the executor in `repository` gets."""
-    cache = home.executor_cache(mirror.key(repository))
+def place(home: Path, executor: Path, url: str, *, subdir: str = "") -> Path:
+    """Where the file behind `url` lies in the cache that the executor in a folder of the work tree `executor` gets."""
+    cache = Cache(Home(home), Pin(executor.resolve().as_uri(), "0" * 40, subdir)).make()
     folder = cache / "weights" / hashlib.sha256(url.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     return folder / url.rpartition("/")[2]

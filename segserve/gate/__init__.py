@@ -11,6 +11,6 @@ from __future__ import annotations
 from segserve.gate.door import Door
 from segserve.gate.outside import Outside
 from segserve.gate.relay import Gate
-from segserve.gate.rules import Rules
+from segserve.gate.rules import Rules, runs_named
 
-__all__ = ["Door", "Gate", "Outside", "Rules"]
+__all__ = ["Door", "Gate", "Outside", "Rules", "runs_named"]

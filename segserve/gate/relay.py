@@ -172,10 +172,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif self.headers["Content-Length"]:
             headers["Content-Length"] = str(self._length())
         with self.gate.forward(passed, headers, self._pieces if upload else passed.body) as answer:
-            if answer.status == HTTPStatus.OK and (passed.creates or passed.names):
+            if answer.status == HTTPStatus.OK and (passed.creates or passed.names or passed.finds):
                 content = answer.read(MAX_MESSAGE)
                 if passed.creates:
                     self.gate.rules.learn(passed, content)
+                elif passed.finds:
+                    self.gate.rules.found(passed, content)
                 else:
                     self.gate.rules.check_experiment(passed, content)
                 self._answer(answer.status, {"Content-Type": "application/json"}, content)

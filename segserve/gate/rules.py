@@ -1,7 +1,8 @@
 """Which calls of MLflow's REST interface an attempt may make. No I/O: a request comes in, what is to be sent comes out.
 
 A call passes when its path and method are listed here *and* every id that it names is the attempt's own: its run, its
-experiment, runs and models that it has created through the gate. What is sent is written anew from what was understood,
+experiment, runs and models that it has created through the gate. What the person has named in a parameter
+(`runs:/<id>/model`, `models:/cells/3`) may be read besides. What is sent is written anew from what was understood,
 so that no second spelling of a field (`runId`, a key twice, JSON within JSON) means one thing here and another there.
 """
 
@@ -36,6 +37,10 @@ _ON_A_MODEL = frozenset(
     {("GET", ""), ("PATCH", ""), ("PATCH", "/tags"), ("POST", "/params"), ("GET", "/artifacts/directories")}
 )
 _MODEL = re.compile(r"logged-models/(m-[0-9a-f]{32})(/[a-z/]+)?")
+# Calls on a registered model that a parameter names, all of them GET.
+_ON_A_VERSION = frozenset({"model-versions/get", "model-versions/get-download-uri", "registered-models/alias"})
+_NAMED = re.compile(r"(?P<kind>runs|models):/(?P<name>[^/@]+)(?:[/@].*)?", re.DOTALL)
+_LOGGED = re.compile(r"m-[0-9a-f]{32}")
 
 _IDS = {  # a field by its name without underscores and case, as protobuf reads it → which ids it may hold
     "runid": "runs",
@@ -61,22 +66,31 @@ class Passed:
     body: bytes | None
     creates: str = ""  # `run` or `model`: `Rules.learn` wants the answer
     names: str = ""  # an experiment asked for by name: `Rules.check_experiment` wants the answer
+    finds: str = ""  # `run`, `model` or `version` that a parameter names: `Rules.found` wants the answer
 
 
 @dataclass
 class Rules:
-    """What one attempt may do. `artifact_uri` is where its run keeps artifacts; `job` tags the runs that it creates."""
+    """What one attempt may do. `artifact_uri` is where its run keeps artifacts; `job` tags the runs that it creates;
+    `parameters` are the values that it was started with.
+    """
 
     experiment_id: str
     run_id: str
     artifact_uri: str = ""
     job: str = ""
+    parameters: Iterable[str] = ()
     _owned: dict[str, set[str]] = field(init=False)
+    _named: dict[str, set[str]] = field(init=False)  # may be read; `versions` are names of registered models
     _roots: list[str] = field(init=False)  # of proxied artifacts, with a slash at the end
+    _read_roots: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
         self._owned = {"runs": {self.run_id}, "models": set(), "experiments": {self.experiment_id}}
-        self._roots = [*_proxied_root(self.artifact_uri)]
+        self._named = {"runs": set(), "models": set(), "versions": set(), "experiments": set()}
+        self._roots, self._read_roots = [*_proxied_root(self.artifact_uri)], []
+        for value in self.parameters:
+            self._name(value)
 
     def judge(self, method: str, target: str, body: bytes | None) -> Passed:
         """What to send for a request. `body` is None for an upload, whose bytes are not looked at.
@@ -108,19 +122,42 @@ class Rules:
             self._owned["models"].add(str(info["model_id"]))
         self._roots += _proxied_root(str(info.get("artifact_uri", "")))
 
+    def found(self, passed: Passed, answer: bytes) -> None:
+        """Take note of where something lies that a parameter names."""
+        message = json.loads(answer)
+        if passed.finds == "run":
+            places = [message["run"]["info"].get("artifact_uri", "")]
+            self._named["models"] |= {
+                str(one.get("model_id", "")) for one in message["run"].get("outputs", {}).get("model_outputs", [])
+            }
+        elif passed.finds == "model":
+            places = [message["model"]["info"].get("artifact_uri", "")]
+        else:
+            places = [message.get("artifact_uri", ""), message.get("model_version", {}).get("source", "")]
+        for place in map(str, places):
+            self._read_roots += _proxied_root(place)
+            self._name(place)
+
     def check_experiment(self, passed: Passed, answer: bytes) -> None:
         """Refuse the answer when the name belongs to another experiment."""
         if str(json.loads(answer)["experiment"]["experiment_id"]) != self.experiment_id:
             raise Refused(f"the experiment '{passed.names}' is not the one of this run")
 
     def _call(self, method: str, name: str, query: str, body: bytes) -> Passed:
-        message = _from_query(query) if method == "GET" else _from_body(body)
-        self._require_own(message)
+        reading = method == "GET"
+        message = _from_query(query) if reading else _from_body(body)
+        self._require_own(message, reading=reading)
         model = _MODEL.fullmatch(name)
+        finds = ""
         if (method, name) in _ON_A_RUN:
             self._on_a_run(name, message)
+            finds = "run" if name == "runs/get" else ""
         elif model and (method, model[2] or "") in _ON_A_MODEL:
-            self._require("models", model[1])
+            self._require("models", model[1], reading=reading)
+            finds = "" if model[2] else "model"
+        elif reading and name in _ON_A_VERSION:
+            self._require("versions", message.get("name"), reading=True)
+            finds = "version"
         elif (method, name) == ("POST", "runs/create"):
             return self._create_run(message)
         elif (method, name) == ("POST", "logged-models"):
@@ -132,8 +169,8 @@ class Rules:
             return Passed(method, f"{_API}{name}?{urlencode({'experiment_name': wanted})}", b"", names=wanted)
         elif (method, name) != ("GET", "experiments/get"):
             raise Refused(f"{method} {name} is no call on its own run")
-        if method == "GET":
-            return Passed(method, f"{_API}{name}?{urlencode(message, doseq=True)}", b"")
+        if reading:
+            return Passed(method, f"{_API}{name}?{urlencode(message, doseq=True)}", b"", finds=finds)
         return Passed(method, f"{_API}{name}", _json(message))
 
     def _on_a_run(self, name: str, message: Mapping[str, Any]) -> None:
@@ -150,7 +187,7 @@ class Rules:
         tags = [tag for tag in _dicts(message.get("tags")) if not str(tag.get("key", "")).startswith(_PROTECTED)]
         parents = [str(tag.get("value")) for tag in tags if tag.get("key") == _PARENT]
         for parent in parents:
-            self._require("runs", parent)
+            self._require("runs", parent, reading=False)
         if not parents:
             tags.append({"key": _PARENT, "value": self.run_id})
         if self.job:
@@ -161,29 +198,44 @@ class Rules:
     def _artifacts(self, method: str, rest: str, query: str) -> Passed:
         if rest == "artifacts" and method == "GET":
             asked = [value for name, value in parse_qsl(query) if name == "path"]
-            path = self._own_path(asked[0] if len(asked) == 1 else "", folder=True)
+            path = self._own_path(asked[0] if len(asked) == 1 else "", reading=True, folder=True)
             return Passed(method, f"{_PROXIED}artifacts?{urlencode({'path': path})}", b"")
         if rest.startswith("artifacts/") and method in ("GET", "PUT", "DELETE"):
-            path = self._own_path(unquote(rest.removeprefix("artifacts/")))
+            path = self._own_path(unquote(rest.removeprefix("artifacts/")), reading=method == "GET")
             return Passed(method, f"{_PROXIED}artifacts/{quote(path)}", None if method == "PUT" else b"")
         raise Refused(f"{method} mlflow-artifacts/{rest} is no call on artifacts of its own run")
 
-    def _own_path(self, path: str, *, folder: bool = False) -> str:
+    def _own_path(self, path: str, *, reading: bool, folder: bool = False) -> str:
+        roots = [*self._roots, *(self._read_roots if reading else ())]
         plain = "/".join(part for part in path.split("/") if part)
         odd = any(part in (".", "..") for part in plain.split("/")) or re.search(r"[\x00-\x1f\x7f\\%]", plain)
-        if odd or not any(plain.startswith(root) or (folder and f"{plain}/" == root) for root in self._roots):
+        if odd or not any(plain.startswith(root) or (folder and f"{plain}/" == root) for root in roots):
             raise Refused(f"the artifact '{path}' is not one of its own run")
         return plain
 
-    def _require_own(self, message: Any) -> None:
+    def _require_own(self, message: Any, *, reading: bool) -> None:
         for name, value in _fields(message):
             kind = _IDS.get(name.replace("_", "").lower())
             if kind is not None:
-                self._require(kind, value)
+                self._require(kind, value, reading=reading)
 
-    def _require(self, kind: str, value: Any) -> None:
-        if not isinstance(value, str) or value not in self._owned[kind]:
+    def _name(self, text: str) -> None:
+        """Let what a text names be read."""
+        found = _NAMED.fullmatch(text)
+        if found is not None:
+            kind = "runs" if found["kind"] == "runs" else "models" if _LOGGED.fullmatch(found["name"]) else "versions"
+            self._named[kind].add(found["name"])
+
+    def _require(self, kind: str, value: Any, *, reading: bool) -> None:
+        known = self._owned.get(kind, set()) | (self._named[kind] if reading else set())
+        if not isinstance(value, str) or value not in known:
             raise Refused(f"it names the {kind.removesuffix('s')} '{value}', which is not its own")
+
+
+def runs_named(values: Iterable[str]) -> list[str]:
+    """The runs that values of parameters name: `runs:/<id>/model`."""
+    found = (_NAMED.fullmatch(value) for value in values)
+    return [one["name"] for one in found if one is not None and one["kind"] == "runs"]
 
 
 def _proxied_root(artifact_uri: str) -> Iterator[str]:

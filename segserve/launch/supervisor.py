@@ -139,7 +139,13 @@ class Supervisor:
     def _open_gate(self) -> Gate:
         """The one way from the executor to MLflow. Credentials for the server end here."""
         server = TrackingServer(self.plan.tracking_uri, False, address.taken_out(os.environ))
-        rules = Rules(self.plan.experiment_id, self.plan.run_id, self.plan.artifact_uri, self.plan.job_id)
+        rules = Rules(
+            self.plan.experiment_id,
+            self.plan.run_id,
+            self.plan.artifact_uri,
+            self.plan.job_id,
+            self.plan.parameters.values(),
+        )
         gate = Gate(server, rules, self._log.say)
         self._log.hide([gate.password])
         gate.open()

@@ -16,6 +16,7 @@ from segserve.layout import AttemptDir, Home, JobDir
 from segserve.model import Environment, Job, Sandbox, plan_from_json, write_atomically
 from segserve.pipeline.context import Hold
 from segserve.pipeline.prepare import Localised
+from segserve.refs import Pin
 from segserve.store import mirror
 
 _DRIVER = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset", "nvidia-caps")
@@ -53,11 +54,11 @@ def _is(ref: str, requested: refs.ExecutorRef, job: Job) -> bool:
 class Cache:
     """`CACHE_FOLDER` of one executor, which is a folder of a repository. Which commits have filled it stands beside."""
 
-    def __init__(self, home: Home, job: Job) -> None:
-        key = mirror.key(job.pin.repo)
-        if job.pin.subdir:
-            key += f"-{hashlib.sha256(job.pin.subdir.encode()).hexdigest()[:8]}"
-        self.folder, self._filled, self._sha = home.executor_cache(key), home.executor_cache_filled(key), job.pin.sha
+    def __init__(self, home: Home, pin: Pin) -> None:
+        key = mirror.key(pin.repo)
+        if pin.subdir:
+            key += f"-{hashlib.sha256(pin.subdir.encode()).hexdigest()[:8]}"
+        self.folder, self._filled, self._sha = home.executor_cache(key), home.executor_cache_filled(key), pin.sha
 
     def make(self) -> Path:
         """The folder, which exists now."""
@@ -81,7 +82,7 @@ def note_filled(home: Home, job: Job, attempt: AttemptDir) -> None:
     """Take note that an attempt has succeeded: if it had the network, the executor's cache is filled now."""
     plan = plan_from_json(attempt.plan.read_text(encoding="utf-8"))
     if plan.sandbox is not None and plan.sandbox.network:
-        Cache(home, job).note_filled()
+        Cache(home, job.pin).note_filled()
 
 
 @dataclass(frozen=True)
@@ -96,17 +97,17 @@ class Confinement:
     localised: Localised
     cache: Cache
 
-    def show(self, artifacts: Path | None, lease: Lease) -> Sandbox:
-        """What it sees; `artifacts` is the folder of its run's, where that is on this machine."""
+    def show(self, artifacts: Path | None, lease: Lease, *, readable: Iterable[Path] = ()) -> Sandbox:
+        """What it sees; `artifacts` is the folder of its run's, where that is on this machine, `readable` what else."""
         attempt = self.hold.attempt
         open_now = self.granted == "always" or (self.granted == "first-run" and not self.cache.filled)
         if artifacts is not None:
             artifacts.mkdir(parents=True, exist_ok=True)
         writable = [attempt.checkout, attempt.progress, *([artifacts] if artifacts else [])]
-        readable = [*_environment(self.environment), *_inputs(self.hold.folder), *self.localised.mounts]
-        (writable if open_now else readable).append(self.cache.folder)
+        seen = [*_environment(self.environment), *_inputs(self.hold.folder), *self.localised.mounts, *readable]
+        (writable if open_now else seen).append(self.cache.folder)
         return Sandbox(
-            read_only=_existing(readable),
+            read_only=_existing(seen),
             writable=_existing(writable),
             devices=_existing(_devices(lease)),
             home=str(self.cache.folder / "home"),

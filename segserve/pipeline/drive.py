@@ -221,7 +221,7 @@ class Drive:
 
     def _launch(self, prepared: Prepared, job: Job, environment: Environment, localised: Localised) -> Launch:
         """All that the plan is made of; with a sandbox, what it will show."""
-        cache, limits, shut_in = Cache(self.ctx.home, job), self._settings.sandbox, None
+        cache, limits, shut_in = Cache(self.ctx.home, job.pin), self._settings.sandbox, None
         if limits.kind == "bubblewrap":
             granted = confinement.network(self._settings, self.request.ref, job)
             shut_in = Confinement(limits, granted, self.hold, job, environment, localised, cache)

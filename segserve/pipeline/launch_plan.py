@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from segserve import sandbox, tracking
 from segserve.config import SandboxSettings
 from segserve.devices import Lease
 from segserve.environments import docker
+from segserve.errors import NotFound
+from segserve.gate import runs_named
 from segserve.model import GATE_PORTS, INPUTS_VARIABLE, PROGRESS_VARIABLE, Environment, Job, LaunchPlan
 from segserve.pipeline.confinement import Confinement
 from segserve.pipeline.context import Hold
@@ -69,8 +72,17 @@ class Launch:
             processes=self.limits.processes,
         )
         if self.shut_in is not None:
-            plan = replace(plan, sandbox=self.shut_in.show(tracker.local_artifacts(plan.run_id), lease))
+            own, named = tracker.local_artifacts(plan.run_id), self._named(tracker)
+            plan = replace(plan, sandbox=self.shut_in.show(own, lease, readable=named))
         return self._in_docker(plan, tracker) if self.environment.spec.kind == docker.kind else plan
+
+    def _named(self, tracker: tracking.Tracker) -> list[Path]:
+        """Where artifacts of the runs lie that a parameter names, as far as they lie on this machine."""
+        folders = []
+        for run_id in runs_named(self.job.parameters.values()):
+            with suppress(NotFound):  # the executor says so, in its own words
+                folders.append(tracker.local_artifacts(run_id))
+        return [folder for folder in folders if folder is not None]
 
     def _in_docker(self, plan: LaunchPlan, tracker: tracking.Tracker) -> LaunchPlan:
         attempt = self.hold.attempt
