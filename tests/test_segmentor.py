@@ -383,3 +383,10 @@ def test_the_documented_commands_fit_the_project(page: str) -> None:
     for entry, words in shown:
         parameters = project.select(loaded, entry).parameters
         assert set(re.findall(r"-P (\w+)=", words)) <= set(parameters), words
+
+
+def test_the_models_that_ship_name_no_place_of_the_machine_they_were_made_on() -> None:
+    models = sorted((REPOSITORY / "executors").glob("*/models/*.onnx"))
+    assert len(models) == 2
+    for model in models:
+        assert b"stack_trace" not in model.read_bytes(), model

@@ -157,6 +157,8 @@ def test_export_verifies_what_it_writes(shared: Workshop) -> None:
     for found in report["verified"].values():
         assert found["largest"] <= 1e-4
         assert found["pixels_of_another_class"] == 0
+    exported = (result.folder / "artifacts" / "model" / "model.onnx").read_bytes()
+    assert b"stack_trace" not in exported  # with the paths of whoever trained it
     with pytest.raises(ExecutorFailed) as caught:  # no two libraries add up in the same order
         shared.run("export", model=shared.model, tolerance=1e-12)
     assert "differs by" in caught.value.message + caught.value.quote

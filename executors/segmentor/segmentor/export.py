@@ -114,9 +114,19 @@ def write(network: torch.nn.Module, about: Metadata, file: Path) -> None:
             dynamo=True,
         )
     proto = program.model_proto
+    forget_places(proto)
     onnx.helper.set_model_props(proto, {metadata.KEY: about.to_json()})
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, file)
+
+
+def forget_places(proto: onnx.ModelProto) -> None:
+    """Take out what torch notes beside each operator: stack traces with paths of this machine, a third of a file."""
+    parts = [proto.graph, *proto.graph.node, *proto.graph.value_info, *proto.graph.initializer, *proto.graph.input]
+    for function in proto.functions:
+        parts += [function, *function.node, *function.value_info]
+    for part in [*parts, *proto.graph.output]:
+        del part.metadata_props[:]
 
 
 def verify(
