@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -313,3 +314,19 @@ def test_no_more_pipelines_are_loaded_than_allowed(service: Service, antenna: An
     while len([one for one in jobs(service, "moody") if one["state"] == "running"]) > 2:
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_stages_that_nobody_asks_for_end(tmp_path: Path, images: str) -> None:
+    make_moody(tmp_path / "moody")
+    make_shell_executor(tmp_path / "shell", environment=True)
+    (tmp_path / "home").mkdir()
+    config = CONFIG.format(folder=tmp_path).replace("[service]", "[service]\nidle_s = 2", 1)
+    with Service(tmp_path / "home", tmp_path / "service", server=config) as impatient:
+        client = AntennaClient(impatient.url)
+        client.register()
+        assert boxes(client.process("moody", {"1": f"{images}/a"}), "1") == SQUARES
+        deadline = time.monotonic() + 90
+        while any(one["state"] == "running" for one in jobs(impatient, "moody")):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert boxes(client.process("moody", {"1": f"{images}/b"}), "1") == SQUARES  # they start again
