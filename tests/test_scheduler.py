@@ -83,6 +83,21 @@ def test_whoever_is_killed_the_job_ends_with_one_result(queue: QueueAtWork) -> N
     assert (first.state, first.error, second.state) == (JobState.FAILED, "AttemptLost", JobState.SUCCEEDED)
 
 
+def test_what_a_worker_published_before_it_was_killed_is_no_second_result(queue: QueueAtWork) -> None:
+    """It was killed between the folder and the row: nobody knows of that folder."""
+    queue.start()
+    job = queue.submit(nap=3)
+    queue.wait_for_executor(job)
+    folder = queue.home.job(job)
+    (folder.result / "overlays").mkdir(parents=True)
+    (folder.path / ".result.1.partial").mkdir()
+    queue.wait(job)
+    record = queue.get(job)
+    assert record.state is JobState.SUCCEEDED
+    assert [str(one) for one in folder.path.glob("*result*")] == [record.result]
+    assert (folder.result / "output.json").exists()
+
+
 def test_a_worker_that_is_suspended_past_its_lease_is_replaced(impatient: QueueAtWork) -> None:
     queue = impatient
     queue.start()

@@ -154,6 +154,8 @@ def _collect(ctx: Context, job: Job, hold: Hold, outcome: Outcome) -> Result:
         warnings = (*facts.warnings, *_copy_artifacts(artifacts, project, assembly / "artifacts"))
         document, findings, counts = None, (), ()
     shutil.copyfile(folder.lockfile, assembly / "segserve.lock")
+    if Path(job.output) == folder.result:
+        _clear(folder)
     published = publish(assembly, Path(job.output), exact=job.output_exact)
     facts = replace(facts.timed(collect=time.monotonic() - began), warnings=warnings)
     facts.write(folder)
@@ -171,6 +173,13 @@ def _collect(ctx: Context, job: Job, hold: Hold, outcome: Outcome) -> Result:
         warnings=warnings,
     )
     return _log_result(ctx, hold, facts, result, outcome)
+
+
+def _clear(folder: JobDir) -> None:
+    """Take away what a worker has published that was killed before it could say so: nobody was told of it."""
+    for pattern in ("result", "result-*", ".result.*.partial"):
+        for left in folder.path.glob(pattern):
+            shutil.rmtree(left)
 
 
 def _artifacts(ctx: Context, folder: JobDir, facts: Facts) -> Path | None:
