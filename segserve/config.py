@@ -79,6 +79,11 @@ class ServerSettings(_Section):
     max_body_mb: Annotated[int, Field(ge=1, description="the largest body that is taken, in MiB")] = 4096
     max_images: Annotated[int, Field(ge=1, description="the most images of one request")] = 10_000
     max_megapixels: Annotated[float, Field(gt=0, description="the most of one image, in 10^6 pixels")] = 400.0
+    max_connections: Annotated[int, Field(ge=2, description="the most requests that are answered at a time")] = 1000
+    max_streams: Annotated[int, Field(ge=1, description="the most jobs that one user follows at a time")] = 100
+    max_waiting: Annotated[
+        int, Field(ge=1, description="the most requests of one user that wait for a result (SegServe routes, /process)")
+    ] = 100
     patience_s: Annotated[float, Field(gt=0, description="a client that sends nothing for so long is given up")] = 30.0
     sync_wait_s: Annotated[float, Field(gt=0, description="SegServe routes wait so long for a result")] = 540.0
     log: Annotated[Literal["text", "json"], Field(description="json: a line for each request, too")] = "text"

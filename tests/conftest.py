@@ -60,7 +60,7 @@ def _loopback_only(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
     def guarded(self: socket.socket, address: Any) -> None:
         if self.family in (socket.AF_INET, socket.AF_INET6) and not str(address[0]).startswith(
-            ("127.", "::1", "localhost")
+            ("127.", "::1", "::ffff:127.", "localhost")
         ):
             raise AssertionError(f"a test that is not marked 'network' connects to {address}")
         connect(self, address)

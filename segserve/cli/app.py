@@ -15,6 +15,7 @@ from segserve.errors import NoSlot, UsageError
 from segserve.layout import Home
 from segserve.store import locked
 
+_KEPT = ("max_body_mb", "max_images", "max_connections", "max_streams", "max_waiting", "patience_s", "sync_wait_s")
 _OPENER = """\
 <!doctype html><html lang="en"><meta charset="utf-8"><title>segserve</title>
 <meta http-equiv="refresh" content="0; url={url}"><p><a href="{url}">Open segserve</a></p></html>
@@ -35,7 +36,7 @@ def app_command(no_browser: bool, config: Path | None) -> None:
     with api.session(config=config) as session:
         home, server = session.ctx.home, session.ctx.settings.server
         _refuse_second(home)
-        kept = {name: getattr(server, name) for name in ("max_body_mb", "max_images", "patience_s", "sync_wait_s")}
+        kept = {name: getattr(server, name) for name in _KEPT}
         opener = home.temporary / f"app-{os.getpid()}.html"
 
         def started(url: str, link: str) -> None:

@@ -28,6 +28,7 @@ from segserve.server.desk import Desk
 from segserve.server.door import Door
 from segserve.server.guard import Guard
 from segserve.server.logs import Requests
+from segserve.server.places import Places
 from segserve.server.uploads import Limits
 from segserve.tokens import Scope
 
@@ -37,7 +38,9 @@ Run any segmentation repository on your images. `POST /jobs` puts a request into
 """
 
 
-def create_app(desk: Desk, door: Door, settings: ServerSettings, working: Callable[[], bool]) -> FastAPI:
+def create_app(
+    desk: Desk, door: Door, places: Places, settings: ServerSettings, working: Callable[[], bool]
+) -> FastAPI:
     """The application for one desk behind one door. `working` says whether somebody works on the queue."""
     app = FastAPI(
         title="segserve",
@@ -49,7 +52,7 @@ def create_app(desk: Desk, door: Door, settings: ServerSettings, working: Callab
     registry = CollectorRegistry()
     problems.install(app, desk.session.ctx.home)
     app.include_router(login.router(door))
-    app.include_router(health.router(desk, registry, working))
+    app.include_router(health.router(desk, registry, places, working))
     app.include_router(antenna.router(desk, antenna.Known(desk.session), working, settings.sync_wait_s))
     app.include_router(jobs.router(desk, limits))
     app.include_router(pictures.router(desk))
@@ -59,7 +62,7 @@ def create_app(desk: Desk, door: Door, settings: ServerSettings, working: Callab
     app.include_router(compatibility.router(desk, limits, registry, settings.sync_wait_s))
     app.include_router(page.router())
     app.add_middleware(GZipMiddleware, minimum_size=1000)
-    app.add_middleware(Guard, door=door, settings=settings)
+    app.add_middleware(Guard, door=door, places=places, settings=settings)
     app.add_middleware(Requests)
     if settings.origins:
         app.add_middleware(

@@ -1,4 +1,4 @@
-"""Bodies that are too large, or come too slowly, before any route reads them; and connections that never say anything.
+"""Bodies that are too large, or come too slowly, before any route reads them.
 
 Forms are streamed to the disk and may be large, everything else is held in memory and may not.
 """
@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import Message, Receive
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from segserve.config import ServerSettings
 
@@ -54,48 +52,3 @@ class _Bounded:
 
 def _slow(why: str) -> HTTPException:
     return HTTPException(408, f"The body comes too slowly: {why}. Send it again.", {"Connection": "close"})
-
-
-class PatientProtocol(H11Protocol):
-    """uvicorn's connection, which it would keep for as long as the head of a request is awaited."""
-
-    patience_s = 30.0
-    _timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: Any) -> None:
-        """Somebody connects."""
-        super().connection_made(transport)
-        self._look()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is over."""
-        super().connection_lost(exc)
-        self._stop()
-
-    def data_received(self, data: bytes) -> None:
-        """Some bytes of a request."""
-        super().data_received(data)
-        self._look()
-
-    def on_response_complete(self) -> None:
-        """An answer was sent."""
-        super().on_response_complete()
-        self._look()
-
-    def _look(self) -> None:
-        """Have a timer whenever it is the client's turn to say what it wants."""
-        busy = self.cycle is not None and not self.cycle.response_complete
-        if busy:
-            self._stop()
-        elif self._timer is None:
-            self._timer = self.loop.call_later(self.patience_s, self.transport.close)
-
-    def _stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-
-def protocol(patience_s: float) -> type[PatientProtocol]:
-    """The class of connections for uvicorn."""
-    return type("PatientProtocol", (PatientProtocol,), {"patience_s": patience_s})

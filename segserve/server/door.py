@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import getpass
 import hashlib
+import os
 import secrets
 import time
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from segserve.config import Settings
 from segserve.errors import AccessDenied, LoginNeeded, UsageError
 from segserve.server import access
 from segserve.server.access import NOBODY, Caller
+from segserve.server.peers import Peer
 from segserve.tokens import Scope, Token, Tokens
 
 SESSION_SECONDS = 12 * 3600.0  # since its last request
@@ -119,7 +121,8 @@ class Door:
         if session is not None:
             return self._local() if session.token is None else self._of(session.token)
         if self.open:
-            return self._local(request)
+            unknown = safe and access.is_public(path) and _of_another_user(request)
+            return NOBODY if unknown else self._local(request)
         if path in access.COMPATIBILITY and self._is_open_client(request):
             scopes = frozenset({Scope.READ, Scope.SUBMIT})  # here, and nowhere else
             return Caller(access.OPEN_USER, scopes, access.OPEN_PRIORITY, registered_only=True)
@@ -144,6 +147,11 @@ class Door:
             raise AccessDenied(
                 "This server is the local user's alone, and the request came through a proxy.",
                 hint="Whoever runs it makes tokens (segserve tokens add NAME) and sets server.hosts in config.toml.",
+            )
+        if request is not None and _of_another_user(request):
+            raise AccessDenied(
+                f"This server is '{getpass.getuser()}'s alone, and another user of this machine calls it.",
+                hint="Whoever runs it makes a token for each user (segserve tokens add NAME).",
             )
         return Caller(getpass.getuser(), _ALL, local=True)
 
@@ -208,6 +216,12 @@ def _own_page(headers: Headers) -> bool | None:
     if origin is not None:
         return urlsplit(origin).netloc == headers.get("host", "") and site in (None, "same-origin")
     return {None: None, "none": None, "same-origin": True}.get(site, False)
+
+
+def _of_another_user(request: HTTPConnection) -> bool:
+    """Whether a process of another user of this machine calls. Root reads our files anyway."""
+    peer = request.scope.get("state", {}).get(Peer.STATE)
+    return peer is not None and peer.uid not in (None, 0, os.getuid())
 
 
 def guarded(settings: Settings, tokens: Tokens) -> bool:

@@ -1,4 +1,4 @@
-"""Middleware before all routes: who it is, or why it is not taken; how much of a body is.
+"""Middleware before all routes: who it is, or why it is not taken; whether there is a place; how much of a body is.
 
 What it does not know, it does not let through.
 """
@@ -15,6 +15,7 @@ from segserve.config import ServerSettings
 from segserve.errors import SegserveError
 from segserve.server import access, bodies, compatibility, problems
 from segserve.server.door import Door
+from segserve.server.places import Places
 
 # For every answer. The page brings a policy of its own, which is stricter where it can be.
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin", "X-Frame-Options": "SAMEORIGIN"}
@@ -23,8 +24,8 @@ _HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin
 class Guard:
     """Middleware of one door."""
 
-    def __init__(self, app: ASGIApp, door: Door, settings: ServerSettings) -> None:
-        self._app, self._door, self._settings = app, door, settings
+    def __init__(self, app: ASGIApp, door: Door, places: Places, settings: ServerSettings) -> None:
+        self._app, self._door, self._places, self._settings = app, door, places, settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection."""
@@ -38,15 +39,19 @@ class Guard:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = HTTPConnection(scope)
         try:
-            scope[access.STATE] = self._door.admit(request)
+            caller = scope[access.STATE] = self._door.admit(request)
             scope[access.STILL] = partial(self._door.admit, request)
+            leave = self._places.take(caller, request)
         except SegserveError as refusal:
             if access.route_path(request) in access.COMPATIBILITY:
                 await compatibility.failure(refusal)(scope, receive, send)
             else:
-                await problems.answer(problems.problem(refusal))(scope, receive, send)
+                await problems.answer(problems.problem(refusal), problems.retry_after(refusal))(scope, receive, send)
             return
-        await self._app(scope, bodies.bounded(receive, request, self._settings), send)
+        try:
+            await self._app(scope, bodies.bounded(receive, request, self._settings), send)
+        finally:
+            leave()
 
 
 def _with_headers(send: Send) -> Send:

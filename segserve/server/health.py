@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from fastapi import APIRouter
 from fastapi.responses import Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 from pydantic import BaseModel
@@ -19,6 +19,7 @@ from starlette.concurrency import run_in_threadpool
 import segserve
 from segserve.model import JobState
 from segserve.server.desk import Desk
+from segserve.server.places import Places
 
 
 class Alive(BaseModel):
@@ -79,10 +80,12 @@ class _QueueMetrics(Collector):
         return [free, kept]
 
 
-def router(desk: Desk, registry: CollectorRegistry, working: Callable[[], bool]) -> APIRouter:
+def router(desk: Desk, registry: CollectorRegistry, places: Places, working: Callable[[], bool]) -> APIRouter:
     """The routes. `working` says whether somebody works on the queue."""
     routes = APIRouter(tags=["service"])
     registry.register(_QueueMetrics(desk))
+    requests = Gauge("segserve_requests", "Requests that are answered now", registry=registry)
+    requests.set_function(lambda: places.count)
 
     @routes.get("/livez")
     async def livez() -> Alive:

@@ -15,10 +15,11 @@ from segserve import api, devices, process
 from segserve.config import ServerSettings
 from segserve.layout import Home
 from segserve.scheduler import slots
-from segserve.server import bodies, logs
+from segserve.server import connections, logs
 from segserve.server.app import create_app
 from segserve.server.desk import Desk
 from segserve.server.door import Door, check_address
+from segserve.server.places import Places
 from segserve.server.prewarm import Prewarming
 from segserve.tokens import Tokens
 from segserve.tracking.embedded import with_import_path
@@ -103,7 +104,8 @@ def _serve(session: api.Session, settings: ServerSettings, door: Door, started: 
     prewarming = Prewarming(session)
     gpus = len(devices.visible())
     desk = Desk(session, gpus, slots(session.ctx.settings.queue, gpus), scheduler.wake)
-    app = create_app(desk, door, settings, lambda: scheduler.working)
+    most = connections.with_open_files(settings.max_connections)
+    app = create_app(desk, door, Places(settings, most), settings, lambda: scheduler.working)
     try:
         server = _Server(
             uvicorn.Config(
@@ -115,7 +117,8 @@ def _serve(session: api.Session, settings: ServerSettings, door: Door, started: 
                 access_log=False,  # a query may hold a repository's URL with credentials
                 timeout_graceful_shutdown=_GRACE_SECONDS,
                 server_header=False,
-                http=bodies.protocol(settings.patience_s),
+                http=connections.protocol(connections.Connections(most + connections.SPARE), settings.patience_s),
+                backlog=connections.BACKLOG,
                 ws="none",
                 proxy_headers=bool(settings.proxies),
                 forwarded_allow_ips=list(settings.proxies),
