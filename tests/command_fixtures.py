@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,11 +33,17 @@ def here(shared_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
+def python_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--env local` is the Python on the PATH: that of the tests has mlflow and cv2, so that nothing is built."""
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+
+
+@pytest.fixture
 def images(tmp_path: Path) -> Path:
     """A folder of three; the executors of `tests.executors` find 1, 2 and 1 objects in them."""
     folder = tmp_path / "images"
     folder.mkdir()
-    for index in (1, 2, 10):
+    for index in (1, 2, 10):  # natural order; lexical order would be 1, 10, 2
         cv2.imwrite(str(folder / f"cells{index}.png"), np.full((40 + index, 60), 10 * index, np.uint8))
     return folder
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from segserve.layout import Home
+from tests.servers import serve_mlflow
 
 _REAL_HOME = Path.home()
 
@@ -24,7 +26,9 @@ def _scratch_home(tmp_path_factory: pytest.TempPathFactory) -> Any:
     if pip_configuration.exists():
         patch.setenv("PIP_CONFIG_FILE", os.environ.get("PIP_CONFIG_FILE", str(pip_configuration)))
     patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-    patch.setenv("UV_CACHE_DIR", os.environ.get("UV_CACHE_DIR", str(_REAL_HOME / ".cache" / "uv")))
+    for tool in ("uv", "pip"):  # what has been downloaded is shared
+        name = f"{tool.upper()}_CACHE_DIR"
+        patch.setenv(name, os.environ.get(name, str(_REAL_HOME / ".cache" / tool)))
     for name in list(os.environ):
         if name.startswith(("XDG_", "MLFLOW_", "SEGSERVE_", "GIT_")) and name != "GIT_SSL_CAINFO":
             patch.delenv(name)
@@ -41,6 +45,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     path = tmp_path / "segserve-home"
     monkeypatch.setenv("SEGSERVE_HOME", str(path))
     return Home(path).ensure()
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an MLflow server that all tests of the session share."""
+    yield from serve_mlflow(tmp_path_factory.getbasetemp() / "mlflow-server")
 
 
 @pytest.fixture(autouse=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
 import json
 import os
 import socket
@@ -11,10 +9,9 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 
 def free_port() -> int:
@@ -24,17 +21,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture(scope="session")
-def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The address of a server over sqlite; it takes some seconds to start and ends with the session.
-
-    Every module that imports this fixture has one of its own for pytest, but all of them get the same server.
-    """
-    return _server(tmp_path_factory.getbasetemp() / "mlflow-server")
-
-
-@functools.cache
-def _server(folder: Path) -> str:
+def serve_mlflow(folder: Path) -> Iterator[str]:
+    """Start a server over sqlite in a new `folder`, yield its address, end it. The start takes some seconds."""
     folder.mkdir()
     address = f"127.0.0.1:{free_port()}"
     # What `mlflow server` does, in one process: that halves the start.
@@ -57,18 +45,16 @@ def _server(folder: Path) -> str:
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
-    atexit.register(_stop, server)
-    deadline = time.monotonic() + 90
-    while not _healthy(address):
-        assert server.poll() is None, (folder / "log").read_text()
-        assert time.monotonic() < deadline, (folder / "log").read_text()
-        time.sleep(0.2)
-    return f"http://{address}"
-
-
-def _stop(server: subprocess.Popen[bytes]) -> None:
-    os.killpg(server.pid, 9)
-    server.wait()
+    try:
+        deadline = time.monotonic() + 90
+        while not _healthy(address):
+            assert server.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.2)
+        yield f"http://{address}"
+    finally:
+        os.killpg(server.pid, 9)
+        server.wait()
 
 
 def _healthy(address: str) -> bool:

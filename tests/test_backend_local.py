@@ -21,9 +21,6 @@ from segserve.model import CONTAINER_LABEL, Ending, LaunchPlan, outcome_from_jso
 from segserve.tracking import record
 from tests.attempts import drive, kill, living, make_attempt, make_plan, outcome_of, wait_until
 from tests.image import base_image
-from tests.servers import mlflow_server
-
-__all__ = ["mlflow_server"]
 
 FAKE = Gpu("GPU-fake", 0, "Fake", 2**30, (9, 0))
 # Two that keep the cookie, one in a session of its own; one that has thrown its whole environment away.

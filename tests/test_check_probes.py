@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from segserve import api
 from segserve.check.probes import course, judge, look_on, pictures
 from segserve.cli import main
 from segserve.format import Document
 from segserve.layout import Home
 from tests.executors import MLPROJECT, PYTHON_ENV, make_executor
 from tests.repositories import make_repository
+
+pytest_plugins = ["tests.command_fixtures"]
+pytestmark = pytest.mark.usefixtures("here", "python_on_path")
 
 DETECT = """\
 import glob, json, os, sys
@@ -45,23 +46,6 @@ entry_points:
     parameters: {input_images: path}
     command: python main.py {input_images}
 """
-
-
-@pytest.fixture(scope="module")
-def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    home = tmp_path_factory.mktemp("home")
-    yield home
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SEGSERVE_HOME", str(home))
-        with api.session() as session:
-            session.stop_ui()
-
-
-@pytest.fixture(autouse=True)
-def _here(shared_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SEGSERVE_HOME", str(shared_home))
-    # `--env local` is the Python on the PATH: that of the tests has mlflow and cv2, so that nothing is built.
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 
 
 def probed(capsys: pytest.CaptureFixture[str], folder: Path, *words: str) -> tuple[int, list[str], dict[str, object]]:

@@ -408,11 +408,9 @@ def test_submodules(segserve: Command, here: Path, images: Path) -> None:
 
 
 @pytest.mark.network
-def test_env_local_is_the_python_on_the_path(
-    segserve: Command, here: Path, images: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("python_on_path")
+def test_env_local_is_the_python_on_the_path(segserve: Command, here: Path, images: Path) -> None:
     make_executor(here / "executor", python_env='python: "3.11"\ndependencies:\n  - never-built==1\n')
-    monkeypatch.setenv("PATH", os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])))
     done = segserve("run", "./executor", images / "cells1.png", "--env", "local", "--json")
     assert done.code == 0, done.err
     assert "--env local" in done.err

@@ -19,10 +19,8 @@ from segserve.gate import Gate, Rules
 from segserve.model import Ending
 from segserve.tracking import TrackingServer
 from tests.attempts import run_attempt
-from tests.servers import call, mlflow_server, new_run, status_of
+from tests.servers import call, new_run, status_of
 from tests.test_tracking import find_python
-
-__all__ = ["mlflow_server"]
 
 
 def gate_to(server: str, run_id: str, experiment_id: str = "0", artifact_uri: str = "") -> tuple[Gate, list[str]]:

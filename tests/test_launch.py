@@ -17,9 +17,7 @@ from segserve.launch.executor import docker_arguments, explain
 from segserve.launch.log import Log
 from segserve.model import COOKIE, GO, Ending, LaunchPlan, to_json
 from tests.attempts import drive, kill, living, make_attempt, make_plan, outcome_of, run_attempt, wait_until
-from tests.servers import mlflow_server, status_of
-
-__all__ = ["mlflow_server"]
+from tests.servers import status_of
 
 
 def test_an_executor_that_succeeds(tmp_path: Path, mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> None:

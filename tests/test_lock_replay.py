@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -16,7 +13,7 @@ import pytest
 import tifffile
 
 import segserve
-from segserve import api, lock, refs
+from segserve import lock, refs
 from segserve.cli import main
 from segserve.errors import InvalidRef, UsageError
 from tests.corpus import GOOD
@@ -24,31 +21,8 @@ from tests.executors import PYTHON_ENV, make_executor
 from tests.repositories import git, make_repository
 from tests.services import Service
 
-
-@pytest.fixture(scope="module")
-def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    home = tmp_path_factory.mktemp("home")
-    yield home
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SEGSERVE_HOME", str(home))
-        with api.session() as session:
-            session.stop_ui()
-
-
-@pytest.fixture(autouse=True)
-def _here(shared_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SEGSERVE_HOME", str(shared_home))
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for index in range(2):
-        cv2.imwrite(str(folder / f"cells{index}.png"), np.full((40 + index, 60), 10 * index, np.uint8))
-    return folder
+pytest_plugins = ["tests.command_fixtures"]
+pytestmark = pytest.mark.usefixtures("here", "python_on_path")
 
 
 # ------------------------------------------------------------------------------------------------------------ lock
@@ -255,8 +229,8 @@ def test_models_of_public_executors(tmp_path: Path) -> None:
 
 def test_images_that_have_gone_are_named(tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_executor(tmp_path / "executor", python_env=PYTHON_ENV)
-    first = segserve.run(str(tmp_path / "executor"), [images / "cells0.png"], kind="local")
-    (images / "cells0.png").unlink()
+    first = segserve.run(str(tmp_path / "executor"), [images / "cells1.png"], kind="local")
+    (images / "cells1.png").unlink()
     assert main(["replay", first.job_id, "--env", "local"]) == 2
-    assert "cells0.png" in capsys.readouterr().err
+    assert "cells1.png" in capsys.readouterr().err
     assert main(["replay", "20990101-nobody"]) == 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -21,25 +20,10 @@ from tests.commands import run_of, status_of
 from tests.modules import EVERY_PARAMETER, make_module, write_module
 from tests.repositories import git, make_repository
 
-pytestmark = pytest.mark.network  # the environment comes from the configured package index
+pytest_plugins = ["tests.command_fixtures"]
+# The environment comes from the configured package index; all tests share a home, where it is built once.
+pytestmark = [pytest.mark.network, pytest.mark.usefixtures("here")]
 EXAMPLES = Path(__file__).parent.parent / "examples" / "images"
-
-
-@pytest.fixture(scope="module")
-def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One home for the module: the default environment is built once, as for a user's second module."""
-    home = tmp_path_factory.mktemp("home")
-    yield home
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SEGSERVE_HOME", str(home))
-        with api.session() as session:
-            session.stop_ui()
-
-
-@pytest.fixture(autouse=True)
-def _here(shared_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SEGSERVE_HOME", str(shared_home))
-    monkeypatch.chdir(tmp_path)
 
 
 def run(folder: Path | str, images: object, **how: object) -> api.Result:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,8 @@ from segserve.cli import main
 from segserve.cli.new import TEMPLATES
 from segserve.environments import interpreters
 from tests.repositories import git
+
+pytest_plugins = ["tests.command_fixtures"]
 
 TYPES = {
     "compox-segmentation": "Image2Segmentation",
@@ -47,33 +46,19 @@ def test_the_command_offers_every_template(tmp_path: Path, capsys: pytest.Captur
     assert not (tmp_path / "x").exists()
 
 
-@pytest.fixture(scope="module")
-def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """All templates ask for the same environment, which is built once."""
-    home = tmp_path_factory.mktemp("home")
-    yield home
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SEGSERVE_HOME", str(home))
-        with api.session() as session:
-            session.stop_ui()
-
-
 @pytest.mark.network
+@pytest.mark.usefixtures("here", "python_on_path")
 @pytest.mark.parametrize("template", scaffold.MODULES)
-def test_an_untouched_template_passes_its_own_ci(template: str, tmp_path: Path, shared_home: Path) -> None:
+def test_an_untouched_template_passes_its_own_ci(template: str, tmp_path: Path) -> None:
     made = api.new(tmp_path / "module", template=template)
-    environment = {
-        **os.environ,
-        "SEGSERVE_HOME": str(shared_home),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
-    done = subprocess.run(["./ci.sh"], cwd=made, env=environment, capture_output=True, text=True)
+    done = subprocess.run(["./ci.sh"], cwd=made, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
     assert git(made, "status", "--porcelain") == ""
 
 
 @pytest.mark.network
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
     ("template", "probes"),
     [("compox-segmentation", ["one", "sizes", "16-bit"]), ("compox-registration", course.ALIGNING["Image2Alignment"])],
@@ -82,11 +67,9 @@ def test_check_runs_modules(
     template: str,
     probes: list[str],
     tmp_path: Path,
-    shared_home: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("SEGSERVE_HOME", str(shared_home))
     monkeypatch.setitem(course.PROBES, "quick", ("one", "sizes", "16-bit"))  # type: ignore[misc]
     made = api.new(tmp_path / "module", template=template)
     assert main(["check", str(made), "--run", "--fail-on", "warning", "--json"]) == 0
@@ -98,12 +81,10 @@ def test_check_runs_modules(
 
 @pytest.mark.network
 @pytest.mark.parametrize("python", ["3.8", "3.12"])
-def test_modules_run_on_old_and_new_pythons(
-    python: str, tmp_path: Path, shared_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("here")
+def test_modules_run_on_old_and_new_pythons(python: str, tmp_path: Path) -> None:
     if not any(found.version.startswith(f"{python}.") for found in interpreters.installed()):
         pytest.fail(f"no Python {python} on this machine: install one (pyenv, uv python install {python})")
-    monkeypatch.setenv("SEGSERVE_HOME", str(shared_home))
     made = api.new(tmp_path / "module", template="compox-segmentation")
     result = api.run(str(made), [made / "example"], python=python, output=tmp_path / "result")
     assert result.counts == (7,)

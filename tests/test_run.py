@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 
 import segserve
@@ -16,37 +13,10 @@ from segserve import api, layout
 from segserve.cli import main
 from segserve.errors import SegserveError
 from tests.executors import make_executor
-from tests.servers import mlflow_server
 
-__all__ = ["mlflow_server"]
-
-pytestmark = pytest.mark.network  # environments come from the configured package index
-
-
-@pytest.fixture(scope="module")
-def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One home for the module: environment and tracking server are built once, as for a user's second run."""
-    home = tmp_path_factory.mktemp("home")
-    yield home
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SEGSERVE_HOME", str(home))
-        with api.session() as session:
-            session.stop_ui()
-
-
-@pytest.fixture(autouse=True)
-def _here(shared_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SEGSERVE_HOME", str(shared_home))
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for index in (1, 2, 10):  # natural order is 1, 2, 10; lexical order would be 1, 10, 2
-        cv2.imwrite(str(folder / f"cells{index}.png"), np.full((40 + index, 60), 10 * index, np.uint8))
-    return folder
+pytest_plugins = ["tests.command_fixtures"]
+# Environments come from the configured package index; all tests share a home.
+pytestmark = [pytest.mark.network, pytest.mark.usefixtures("here")]
 
 
 def test_the_main_job(tmp_path: Path, images: Path) -> None:

@@ -6,7 +6,6 @@ import ast
 import os
 import re
 import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,15 +21,16 @@ from tests import weights
 from tests.image import base_image
 from tests.repositories import git
 
+pytest_plugins = ["tests.command_fixtures"]
+
 ROOT = Path(__file__).parent.parent
 GUIDE = ROOT / "docs" / "writing-an-executor.md"
 
 
 @pytest.fixture
-def _tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _tools(python_on_path: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """`segserve`, `python` and `mlflow` of this environment; a server that is started ends with the test."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     yield
     with api.session() as session:
         session.stop_ui()

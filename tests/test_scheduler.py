@@ -17,9 +17,6 @@ from segserve.pipeline import cancel
 from segserve.store import locked
 from tests.commands import status_of
 from tests.queues import QueueAtWork, kill
-from tests.servers import mlflow_server
-
-__all__ = ["mlflow_server"]
 
 
 @pytest.fixture

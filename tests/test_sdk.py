@@ -11,8 +11,6 @@ from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 
 from segserve import api
@@ -20,9 +18,8 @@ from segserve.backends import local
 from segserve.layout import AttemptDir
 from segserve.model import Progress
 from tests.repositories import make_repository
-from tests.servers import mlflow_server
 
-__all__ = ["mlflow_server"]
+pytest_plugins = ["tests.command_fixtures"]
 
 MLPROJECT = """\
 name: squares
@@ -87,22 +84,7 @@ def executor(tmp_path: Path) -> Path:
     return tmp_path / "squares"
 
 
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for index in (1, 2, 10):
-        cv2.imwrite(str(folder / f"cells{index}.png"), np.full((40, 60), 10 * index, np.uint8))
-    return folder
-
-
-@pytest.fixture
-def _python(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`--env local` takes the Python on the PATH: ours, which has the kit and mlflow."""
-    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
-
-
-@pytest.mark.usefixtures("_python")
+@pytest.mark.usefixtures("python_on_path")
 def test_names_and_progress_under_segserve(executor: Path, images: Path, tmp_path: Path) -> None:
     reporter = Recording()
     with api.session(reporter=reporter) as session:
@@ -124,7 +106,7 @@ def test_names_and_progress_under_segserve(executor: Path, images: Path, tmp_pat
     assert json.loads((tmp_path / "result" / "output.json").read_text())["model"].count("#") == 1
 
 
-@pytest.mark.usefixtures("_python")
+@pytest.mark.usefixtures("python_on_path")
 def test_a_running_job_says_how_far_it_is(executor: Path, images: Path, tmp_path: Path) -> None:
     with api.session() as session:
         try:
