@@ -15,7 +15,7 @@ from segserve.devices import Lease
 from segserve.layout import AttemptDir, Home, JobDir
 from segserve.model import Environment, Job, Sandbox, plan_from_json, write_atomically
 from segserve.pipeline.context import Hold
-from segserve.pipeline.prepare import Localised
+from segserve.pipeline.localise import Localised
 from segserve.refs import Pin
 from segserve.store import mirror
 

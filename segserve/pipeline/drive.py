@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +20,7 @@ from typing import Any, TypeVar
 import segserve
 from segserve import devices, environments, fetch, inputs, lock, redact, tracking
 from segserve.backends import local
+from segserve.config import Settings
 from segserve.errors import Defect, RunCancelled, SegserveError, disk_full
 from segserve.fetch import is_remote
 from segserve.journal import JobRecord, new_job_id
@@ -29,8 +29,6 @@ from segserve.model import (
     Job,
     JobState,
     LaunchPlan,
-    Outcome,
-    Progress,
     StagedImage,
     to_json,
     write_atomically,
@@ -42,13 +40,15 @@ from segserve.pipeline.facts import Facts
 from segserve.pipeline.failure import end_badly
 from segserve.pipeline.finish import finish
 from segserve.pipeline.launch_plan import Launch
+from segserve.pipeline.localise import Localised, for_others, localise
 from segserve.pipeline.preflight import Decision
-from segserve.pipeline.prepare import Localised, Prepared, Request, for_others, localise, prepare
-from segserve.pipeline.publish import Result, Started, choose_folder
+from segserve.pipeline.prepare import Prepared, Request, prepare
+from segserve.pipeline.publish import Result, Started
+from segserve.pipeline.record import job_of, open_run
 from segserve.pipeline.settle import settle
+from segserve.pipeline.watch import Watch
 from segserve.store import locked
 
-_FOLLOW_SECONDS = 0.05
 T = TypeVar("T")
 
 
@@ -107,7 +107,6 @@ class Drive:
         self.folder, self.attempt, self.fence = hold.folder, hold.attempt, hold.fence
         self.facts = Facts()
         self.stop = threading.Event()
-        self.said: Progress | None = None  # by the executor
         self._written = queued is not None
 
     def go(self) -> Result | Started:
@@ -128,7 +127,7 @@ class Drive:
                     shutil.rmtree(self.folder.path, ignore_errors=True)
 
     @property
-    def _settings(self) -> Any:
+    def _settings(self) -> Settings:
         return self.ctx.settings
 
     def _accept(self) -> tuple[Prepared, Job]:
@@ -136,7 +135,7 @@ class Drive:
         began = time.monotonic()
         confinement.require(self._settings.sandbox)
         prepared = prepare(self.ctx, self._pinned(), self.attempt.checkout)
-        job = self._job(prepared)
+        job = job_of(self.request, prepared, self.hold, self._settings, queued=self.queued is not None)
         write_atomically(self.folder.job, to_json(job))
         if self.queued is None:
             self.ctx.journal.begin(job)
@@ -153,41 +152,6 @@ class Drive:
             return self.request
         ref = replace(self.request.ref, rev=known.pin.sha, subdir=known.pin.subdir, tree=False)
         return replace(self.request, ref=ref)
-
-    def _job(self, prepared: Prepared) -> Job:
-        request = self.request
-        executor = replace(request.ref, subdir=prepared.resolution.pin.subdir).name
-        where = choose_folder(request.output, self._settings.run.results, executor)
-        return Job(
-            id=self.hold.job_id,
-            pin=prepared.resolution.pin,
-            entry=prepared.entry.name,
-            parameters={name: redact.value(name, value) for name, value in prepared.parameters.items()},
-            images_parameter=prepared.entry.images_parameter if prepared.images else None,
-            environment=prepared.spec,
-            resources=request.resources,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            executor=executor,
-            tags=self._tags(prepared),
-            output=str(where if self.queued is None else self.folder.result),
-            output_exact=request.output is not None,
-            attached=request.attached and self.queued is None,
-            options={
-                "overlays": request.overlays,
-                "exports": list(request.exports),
-                "produces": prepared.entry.produces,
-                "keep": request.keep or self._settings.run.keep,
-                "pictures": self.queued is not None,
-                "selection": request.selection.given(),
-            },
-        )
-
-    def _tags(self, prepared: Prepared) -> dict[str, str]:
-        resolution = prepared.resolution
-        tags = {**self.request.tags, "requested": str(self.request.ref), "branch": resolution.branch}
-        if resolution.dirty:
-            tags["dirty"] = "true"
-        return {name: value for name, value in tags.items() if value}
 
     def _run(
         self,
@@ -217,7 +181,7 @@ class Drive:
             if not job.attached and self.queued is None:
                 handle.release()
                 return Started(job.id, self.facts.run_url, Path(job.output))
-            return finish(self.ctx, job, self.hold, self._wait(handle))
+            return finish(self.ctx, job, self.hold, Watch(self.attempt, self.ctx.reporter).wait(handle))
 
     def _launch(self, prepared: Prepared, job: Job, environment: Environment, localised: Localised) -> Launch:
         """All that the plan is made of; with a sandbox, what it will show."""
@@ -232,37 +196,19 @@ class Drive:
         self, tracker: tracking.Tracker, where: tracking.TrackingServer, prepared: Prepared, job: Job
     ) -> None:
         """The MLflow run exists before anything slow can fail."""
-        about = prepared.project.manifest.texts()
-        experiment = tracker.experiment(self.request.experiment or self._settings.tracking.experiment)
-        handle = tracker.create_run(
-            experiment,
-            name=f"{job.executor}#{job.entry} {job.id}",
-            tags={
-                **({"mlflow.parentRunId": self.request.parent_run} if self.request.parent_run else {}),
-                "mlflow.source.name": job.pin.repo,
-                "mlflow.source.git.commit": job.pin.sha,
-                "segserve.job": job.id,
-                "segserve.repository": job.pin.repo,
-                "segserve.commit": job.pin.sha,
-                "segserve.subdir": job.pin.subdir,
-                "segserve.entry_point": job.entry,
-                "segserve.environment": f"{job.environment.kind}:{job.environment.key}",
-                "segserve.version": segserve.__version__,
-                **{f"segserve.{name}": value for name, value in (*about.items(), *job.tags.items())},
-            },
-        )
-        tracker.log_params(handle.run_id, job.parameters)
+        experiment = self.request.experiment or self._settings.tracking.experiment
+        run = open_run(tracker, self.request, prepared, job, experiment)
         self._learn(
             tracking_uri=where.uri,
-            experiment_id=handle.experiment_id,
-            run_id=handle.run_id,
-            run_url=handle.url,
-            artifact_uri=handle.artifact_uri,
-            about=about,
+            experiment_id=run.experiment_id,
+            run_id=run.run_id,
+            run_url=run.url,
+            artifact_uri=run.artifact_uri,
+            about=prepared.project.manifest.texts(),
             defaults=prepared.entry.defaults,
             warnings=(*prepared.notes, *prepared.spec.warnings, *map(str, prepared.project.findings)),
         )
-        self.ctx.journal.note(job.id, self.fence, run_id=handle.run_id, run_url=handle.url)
+        self.ctx.journal.note(job.id, self.fence, run_id=run.run_id, run_url=run.url)
 
     def _learn(self, **facts: Any) -> None:
         self.facts = replace(self.facts, **facts)
@@ -376,27 +322,6 @@ class Drive:
         where = f"on {', '.join(lease.names)}" if lease.uuids else "on the CPU"
         self.ctx.reporter.phase(f"Running {plan.entry} {where}  (job {plan.job_id})")
         handle.start(plan, lease, hold=hold)  # the tracking server stays as long as the supervisor lives
-
-    def _wait(self, handle: local.Handle) -> Outcome:
-        follower = threading.Thread(target=self._follow, daemon=True)
-        follower.start()
-        try:
-            return handle.wait(tick=self._tell_progress)
-        finally:
-            self.stop.set()
-            follower.join(timeout=2)
-
-    def _tell_progress(self) -> None:
-        """Hand what the executor says of its progress to the reporter, whenever that has changed."""
-        said = local.progress(self.attempt)
-        if said is not None and said != self.said:
-            self.said = said
-            self.ctx.reporter.progress(said.done, said.total, "images")
-
-    def _follow(self) -> None:
-        """Hand the lines of the attempt's log to the reporter as they come."""
-        for line in local.follow(self.attempt, until=self.stop.is_set, pause=_FOLLOW_SECONDS):
-            self.ctx.reporter.line(line)
 
     @contextmanager
     def _recorded(self) -> Iterator[None]:

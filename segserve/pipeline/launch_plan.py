@@ -18,7 +18,8 @@ from segserve.model import GATE_PORTS, INPUTS_VARIABLE, PROGRESS_VARIABLE, Envir
 from segserve.pipeline.confinement import Confinement
 from segserve.pipeline.context import Hold
 from segserve.pipeline.facts import Facts
-from segserve.pipeline.prepare import Localised, Prepared
+from segserve.pipeline.localise import Localised
+from segserve.pipeline.prepare import Prepared
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from segserve import devices, dialects, environments, fetch, fetching, inputs, project, tracking
-from segserve.config import FetchSettings
+from segserve import devices, dialects, environments, inputs, project, tracking
 from segserve.environments.base import BuildOptions
 from segserve.errors import UsageError
 from segserve.findings import Severity
@@ -18,11 +16,9 @@ from segserve.model import EnvironmentSpec, Resources
 from segserve.pipeline import expected
 from segserve.pipeline.bounds import Bounds
 from segserve.pipeline.context import Context
-from segserve.project import EntryPoint, ParameterType, Project
+from segserve.project import EntryPoint, Project
 from segserve.refs import ExecutorRef
 from segserve.store import Resolution
-
-_SECONDS_TO_FETCH = 3600.0  # weights are large
 
 
 @dataclass(frozen=True)
@@ -128,59 +124,3 @@ def _refuse_read_only(output: Path) -> None:
     above = next(folder for folder in output.absolute().parents if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise UsageError(f"'{output}' cannot be written: '{above}' is no folder of yours.", hint="Choose another -o.")
-
-
-@dataclass(frozen=True)
-class Localised:
-    """Parameter values for the launch, SHA-256 of what was fetched, and local paths that a container has to see."""
-
-    values: Mapping[str, str]
-    digests: Mapping[str, str]
-    mounts: tuple[Path, ...]
-
-
-def localise(
-    entry: EntryPoint,
-    parameters: Mapping[str, str],
-    folder: Path,
-    download: Callable[[str, Path], Path],
-    https: Callable[[str, Path], fetch.Fetched] = fetch.https,
-) -> Localised:
-    """Make `path` and `uri` values usable on this machine; `download` gets `runs:/` and `models:/` URIs, `https` the
-    others.
-
-    Raises:
-        InvalidParameters: something remote cannot be had.
-    """
-    values, digests, mounts = dict(parameters), dict[str, str](), list[Path]()
-    for name, value in parameters.items():
-        if entry.parameters[name].type not in (ParameterType.PATH, ParameterType.URI):
-            continue
-        if value.startswith("https://"):
-            fetched = https(value, folder / name)
-            values[name], digests[name] = str(fetched.path), fetched.sha256
-        elif fetch.is_remote(value):
-            local = download(value, folder / name)
-            values[name], digests[name] = str(local), fetch.digest_of(local)
-        if "://" not in values[name] and not _is_other_uri(entry.parameters[name].type, values[name]):
-            path = Path(values[name].removeprefix("file:")).expanduser().resolve()
-            values[name] = str(path)
-            mounts.append(path)
-    return Localised(values, digests, tuple(mounts))
-
-
-def for_others(settings: FetchSettings) -> Callable[[str, Path], fetch.Fetched]:
-    """What `localise` fetches with when somebody else has named the URL: nothing that only this machine can reach."""
-    policy = fetching.Policy(settings.allow, settings.only, frozenset(settings.ports))
-    limits = fetching.Limits(fetch.MAX_BYTES, _SECONDS_TO_FETCH)
-
-    def https(url: str, folder: Path) -> fetch.Fetched:
-        found = fetching.download(url, folder / fetch.name_of(urlsplit(url).path), limits, policy)
-        return fetch.Fetched(found.path, found.sha256)
-
-    return https
-
-
-def _is_other_uri(kind: ParameterType, value: str) -> bool:
-    """Whether it is a URI that names no file here, without slashes: `doi:10.5281/zenodo.1`."""
-    return kind is ParameterType.URI and not value.startswith(("file:", "/"))
