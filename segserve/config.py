@@ -146,7 +146,10 @@ class RetentionSettings(_Section):
 class SandboxSettings(_Section):
     """`[sandbox]`: how executors are shut in, beside those that bring an image for docker."""
 
-    kind: Annotated[Literal["none", "bubblewrap"], Field(description="bubblewrap, or none")] = "none"
+    kind: Annotated[
+        Literal["auto", "none", "bubblewrap"],
+        Field(description="bubblewrap, none, or auto: bubblewrap for the jobs of all but the local user"),
+    ] = "auto"
     memory_gb: Annotated[float, Field(ge=0, description="of all processes of a job together, 0 = no limit")] = 0.0
     processes: Annotated[int, Field(ge=0, description="the most processes of a job, 0 = no limit")] = 4096
     allow: Annotated[

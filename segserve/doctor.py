@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from segserve import devices, git, process, redact, sandbox, tracking
+from segserve import devices, git, process, redact, sandbox, tokens, tracking
 from segserve.config import Settings
 from segserve.environments import interpreters
 from segserve.environments.indexes import host_settings
@@ -29,7 +29,7 @@ class Check:
 def examine(home: Home, settings: Settings) -> list[Check]:
     """All checks, in the order in which a run would need them."""
     checks: tuple[Callable[[Home], Check], ...] = (_git, _disk, _interpreters, _index, _gpus, _docker, _tracking)
-    return [*(check(home) for check in checks), _sandbox(settings.sandbox.kind)]
+    return [*(check(home) for check in checks), _sandbox(home, settings.sandbox.kind)]
 
 
 def _git(_: Home) -> Check:
@@ -68,14 +68,16 @@ def _gpus(_: Home) -> Check:
     return Check("gpu", "ok", ", ".join(f"{gpu.index}: {gpu.name}" for gpu in gpus))
 
 
-def _sandbox(kind: str) -> Check:
+def _sandbox(home: Home, kind: str) -> Check:
     if kind == "none":
         return Check("sandbox", "note", "executors run as you, with the network", "[sandbox] in config.toml.")
     try:
         sandbox.require()
     except BackendError as failure:
-        return Check("sandbox", "problem", failure.message, failure.hint)
-    return Check("sandbox", "ok", f"executors are shut in by {kind}")
+        needed = kind == "bubblewrap" or tokens.Tokens(home.tokens).exist
+        return Check("sandbox", "problem" if needed else "note", failure.message, failure.hint)
+    who = "executors" if kind == "bubblewrap" else "the executors of other people"
+    return Check("sandbox", "ok", f"{who} are shut in by bubblewrap")
 
 
 def _docker(_: Home) -> Check:

@@ -21,17 +21,20 @@ cpu_slots = 2
 [server]
 port = 0
 {server}
+
+[sandbox]
+kind = "{sandbox}"
 """
 
 
 class Service:
     """`with Service(home, folder) as service: service.http.get("/livez")`."""
 
-    def __init__(self, home: Path, folder: Path, *words: str, server: str = "") -> None:
+    def __init__(self, home: Path, folder: Path, *words: str, server: str = "", sandbox: str = "none") -> None:
         self.home = home
         folder.mkdir(exist_ok=True)
         config = folder / "config.toml"
-        config.write_text(CONFIG.format(server=server))
+        config.write_text(CONFIG.format(server=server, sandbox=sandbox))
         variables = {**os.environ, "SEGSERVE_HOME": str(home), "SEGSERVE_CONFIG": str(config)}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "segserve", "serve", *words], env=variables, stderr=subprocess.PIPE, text=True

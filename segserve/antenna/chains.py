@@ -80,6 +80,7 @@ class Asked:
     images: tuple[Image, ...]
     known: tuple[Known, ...] = ()
     values: tuple[Mapping[str, str], ...] = field(default=())
+    others: bool = True  # it is not the local user who asks
 
     def to_json(self) -> str:
         """For the journal."""
@@ -118,6 +119,7 @@ def from_json(text: str) -> Asked:
             for one in data["known"]
         ),
         tuple(data["values"]),
+        data.get("others", True),  # absent from rows of older versions
     )
 
 

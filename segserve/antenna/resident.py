@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 from segserve import devices, redact
@@ -55,12 +56,14 @@ class _Kept:
 
     def __init__(self) -> None:
         self._chain: Chain | None = None
+        self._others = True
         self._stages: tuple[Stage, ...] = ()
         self._lease = devices.Lease()
 
-    def stages(self, ctx: Context, wanted: Chain, job_id: str) -> tuple[Stage, ...]:
-        """The stages of a pipeline; those of another version of it end first."""
-        if wanted != self._chain:
+    def stages(self, ctx: Context, asked: Asked, job_id: str) -> tuple[Stage, ...]:
+        """The stages of a pipeline; those of another version of it, or not shut in as these are, end first."""
+        wanted = asked.chain
+        if (wanted, asked.others) != (self._chain, self._others):
             self.close()
             self._lease = devices.lease(
                 ctx.settings.service.gpus,
@@ -68,10 +71,9 @@ class _Kept:
                 on_wait=lambda text: ctx.reporter.phase(f"Waiting for a GPU: {text}"),
             )
             own = Context(ctx.home, ctx.settings)  # what they say belongs to no single request
-            self._stages = tuple(
-                Stage(own, wire.from_json(one.request), self._lease, {"pipeline": wanted.slug}) for one in wanted.stages
-            )
-            self._chain = wanted
+            requests = [replace(wire.from_json(one.request), others=asked.others) for one in wanted.stages]
+            self._stages = tuple(Stage(own, request, self._lease, {"pipeline": wanted.slug}) for request in requests)
+            self._chain, self._others = wanted, asked.others
         return self._stages
 
     def close(self) -> None:
@@ -111,7 +113,7 @@ def _answer(ctx: Context, hold: Hold, kept: _Kept) -> None:
     folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
     ctx.journal.move(hold.job_id, hold.fence, JobState.RUNNING)
     ctx.reporter.phase(f"Running {asked.chain.slug}")
-    stages = kept.stages(ctx, asked.chain, hold.job_id)
+    stages = kept.stages(ctx, asked, hold.job_id)
     total = len(asked.images)
     fetched = folder.fetched
     fetched.mkdir(mode=0o700, exist_ok=True)

@@ -65,16 +65,19 @@ class Pipelines(Environments, Requests):
         wanted: messages.PipelineRequest,
         *,
         user: str,
+        others: bool = True,
         priority: int = 0,
         quota: Quota | None = None,
     ) -> Submitted:
         """Put a request for a pipeline into the queue; one that waits, runs or was not answered is joined.
 
+        `others`: it is not the local user who asks.
+
         Raises:
             UnknownPipeline, BadConfig, TooLarge: it cannot be one.
             QuotaExceeded: it would be a new job, and one too many.
         """
-        asked = known.asked(wanted)
+        asked = replace(known.asked(wanted), others=others)
         return self.ctx.journal.queue.submit(
             Submission(
                 job_id=new_job_id(),

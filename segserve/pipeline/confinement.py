@@ -6,12 +6,13 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segserve import refs, sandbox
 from segserve.config import ExecutorSettings, SandboxSettings, Settings
 from segserve.devices import Lease
+from segserve.diagnosis import Diagnosis
 from segserve.layout import AttemptDir, Home, JobDir
 from segserve.model import Environment, Job, Sandbox, plan_from_json, write_atomically
 from segserve.pipeline.context import Hold
@@ -19,16 +20,27 @@ from segserve.pipeline.localise import Localised
 from segserve.refs import Pin
 from segserve.store import mirror
 
+_WANTS_NETWORK = ("no-network", "weights-unreachable")  # rules of `diagnosis`
+_WANTS_CACHE = "permission"
+_GRANT = (
+    'Whoever runs this machine can let it fill its cache: `network = "first-run"` in its entry under [executors] of '
+    'config.toml ("always", if it needs the network later, too). docs/isolation.md says more.'
+)
 _DRIVER = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset", "nvidia-caps")
 
 
-def require(settings: SandboxSettings) -> None:
+def shuts_in(settings: SandboxSettings, *, others: bool) -> bool:
+    """Whether a job is shut in; `others`: it is not the local user's."""
+    return settings.kind == "bubblewrap" or (settings.kind == "auto" and others)
+
+
+def require(settings: SandboxSettings, *, others: bool) -> None:
     """Refuse to begin what could not be shut in as the settings want it.
 
     Raises:
         BackendError: bubblewrap does not work here.
     """
-    if settings.kind == "bubblewrap":
+    if shuts_in(settings, others=others):
         sandbox.require()
 
 
@@ -76,6 +88,18 @@ class Cache:
 
     def _known(self) -> list[str]:
         return list(json.loads(self._filled.read_text(encoding="utf-8"))) if self._filled.exists() else []
+
+
+def explained(found: Diagnosis, attempt: AttemptDir) -> Diagnosis:
+    """What an executor failed of, with what only the sandbox makes of it: no network, and a cache that is read-only."""
+    if found.rule not in (*_WANTS_NETWORK, _WANTS_CACHE) or not attempt.plan.exists():
+        return found
+    plan = plan_from_json(attempt.plan.read_text(encoding="utf-8"))
+    if plan.sandbox is None or plan.sandbox.network:
+        return found
+    if found.rule == _WANTS_CACHE:
+        return replace(found, hint=f"{found.hint} In this sandbox CACHE_FOLDER is read-only. {_GRANT}")
+    return replace(found, cause="it wanted the network (weights?), and is shut in without one.", hint=_GRANT)
 
 
 def note_filled(home: Home, job: Job, attempt: AttemptDir) -> None:

@@ -133,7 +133,7 @@ class Drive:
     def _accept(self) -> tuple[Prepared, Job]:
         """Every cheap check, then the job is written down."""
         began = time.monotonic()
-        confinement.require(self._settings.sandbox)
+        confinement.require(self._settings.sandbox, others=self.request.others)
         prepared = prepare(self.ctx, self._pinned(), self.attempt.checkout)
         job = job_of(self.request, prepared, self.hold, self._settings, queued=self.queued is not None)
         write_atomically(self.folder.job, to_json(job))
@@ -186,7 +186,7 @@ class Drive:
     def _launch(self, prepared: Prepared, job: Job, environment: Environment, localised: Localised) -> Launch:
         """All that the plan is made of; with a sandbox, what it will show."""
         cache, limits, shut_in = Cache(self.ctx.home, job.pin), self._settings.sandbox, None
-        if limits.kind == "bubblewrap":
+        if confinement.shuts_in(limits, others=self.request.others):
             granted = confinement.network(self._settings, self.request.ref, job)
             shut_in = Confinement(limits, granted, self.hold, job, environment, localised, cache)
         told = self.request.variables
@@ -281,8 +281,7 @@ class Drive:
         if any(is_remote(value) for value in prepared.parameters.values()):
             self.ctx.reporter.phase("Fetching what the parameters name")
         shutil.rmtree(self.folder.fetched, ignore_errors=True)  # what an earlier attempt began
-        bounds = self.request.bounds
-        https = fetch.https if bounds is None or bounds.roots is None else for_others(self._settings.fetch)
+        https = for_others(self._settings.fetch) if self.request.others else fetch.https
         localised = localise(prepared.entry, prepared.parameters, self.folder.fetched, tracker.download_uri, https)
         self._learn(parameter_digests=dict(localised.digests))
         return localised

@@ -30,7 +30,7 @@ from segserve.layout import AttemptDir, JobDir
 from segserve.model import Ending, Job, JobState, Outcome
 from segserve.pipeline import facts as facts_file
 from segserve.pipeline import reuse
-from segserve.pipeline.confinement import note_filled
+from segserve.pipeline.confinement import explained, note_filled
 from segserve.pipeline.context import Context, Hold
 from segserve.pipeline.facts import Facts
 from segserve.pipeline.failure import forget_secrets, log_logs
@@ -96,6 +96,7 @@ def judge(outcome: Outcome, attempt: AttemptDir) -> None:
         who = "It was cancelled" if outcome.ending is Ending.CANCELLED else "The command that ran it went away"
         raise RunCancelled(f"{who}; the executor was stopped {after}.", hint="Run it again.", log=attempt.log)
     found = diagnose(tail(attempt.log), outcome.exit_code)
+    found = explained(found, attempt) if found else None
     code = "" if outcome.exit_code is None else f" with exit code {outcome.exit_code}"
     lost = outcome.ending is Ending.LOST
     message = "The executor was lost" if lost else f"The executor failed{code}"

@@ -48,6 +48,7 @@ class Request:
     reuse: bool = False  # take an earlier result of exactly this request, if the executor is deterministic
     pinned: Resolution | None = None  # instead of what `ref` would mean today
     bounds: Bounds | None = None  # of a request that came from elsewhere
+    others: bool = False  # it is not the local user's; stands in the journal, and decides how it is shut in
     variables: Mapping[str, str] = field(default_factory=dict)  # for the executor, beside those of its environment
 
 

@@ -18,7 +18,9 @@ from segserve.pipeline.prepare import Request
 from segserve.refs import Credentials, ExecutorRef, RepoKind
 
 # They say where and how it runs, not what comes out.
-_NOT_IN_DIGEST = ("images", "output", "attached", "wait", "keep", "experiment", "parent_run", "tags", "bounds")
+_NOT_IN_DIGEST = (
+    *("images", "output", "attached", "wait", "keep", "experiment", "parent_run", "tags", "bounds", "others"),
+)
 
 
 def to_json(request: Request) -> str:
@@ -67,7 +69,16 @@ def _typed(data: Mapping[str, Any]) -> dict[str, Any]:
         "output": None if data["output"] is None else Path(data["output"]),
         "exports": tuple(data["exports"]),
         "bounds": _bounds(data.get("bounds")),  # absent from rows of older versions
+        "others": _others(data),
     }
+
+
+def _others(data: Mapping[str, Any]) -> bool:
+    """Whose it is; rows of older versions say it by their bounds, or do not say it."""
+    if "others" in data:
+        return bool(data["others"])
+    bounds = data.get("bounds", {"roots": ()})
+    return bounds is not None and bounds["roots"] is not None
 
 
 def _bounds(data: Mapping[str, Any] | None) -> Bounds | None:

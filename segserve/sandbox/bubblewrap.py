@@ -41,9 +41,10 @@ def require() -> None:
     problem = _problem(os.environ.get("PATH", os.defpath))
     if problem:
         raise BackendError(
-            f"`sandbox.kind` is bubblewrap, but {problem}.",
-            hint="Install bubblewrap (`apt-get install bubblewrap`) and allow unprivileged user namespaces; "
-            "docs/isolation.md says more.",
+            f"Executors are to be shut in by bubblewrap, but {problem}.",
+            hint="Whoever runs this machine installs bubblewrap (`apt-get install bubblewrap`) and allows unprivileged "
+            'user namespaces. Or, knowing that executors then run as you and see your files: `kind = "none"` under '
+            "[sandbox] in config.toml. docs/isolation.md says more.",
         )
 
 

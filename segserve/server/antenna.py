@@ -92,6 +92,7 @@ def router(desk: Desk, known: Known, working: Callable[[], bool], sync_wait_s: f
             known.catalogue,
             wanted,
             user=caller.user,
+            others=not caller.local,
             priority=caller.priority,
             quota=permits.quota(desk.session, caller, 0),
         )

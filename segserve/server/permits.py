@@ -73,7 +73,8 @@ def bounded(session: Session, caller: Caller, request: Request, uploads: Path) -
     """The request, as its worker has to keep it within bounds. `uploads` is the folder of what came with it."""
     server = session.ctx.settings.server
     roots = None if caller.local else (*map(str, caller.roots), str(uploads.resolve()))
-    return replace(request, bounds=Bounds(roots, server.max_images, int(server.max_megapixels * 1e6)))
+    bounds = Bounds(roots, server.max_images, int(server.max_megapixels * 1e6))
+    return replace(request, bounds=bounds, others=not caller.local)
 
 
 def quota(session: Session, caller: Caller, size: int) -> Quota | None:

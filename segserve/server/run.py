@@ -14,11 +14,12 @@ import uvicorn
 from segserve import api, devices, process
 from segserve.config import ServerSettings
 from segserve.layout import Home
+from segserve.pipeline import confinement
 from segserve.scheduler import slots
 from segserve.server import connections, logs
 from segserve.server.app import create_app
 from segserve.server.desk import Desk
-from segserve.server.door import Door, check_address
+from segserve.server.door import Door, check_address, guarded
 from segserve.server.places import Places
 from segserve.server.prewarm import Prewarming
 from segserve.tokens import Tokens
@@ -84,10 +85,12 @@ def serve(session: api.Session, settings: ServerSettings, *, started: Callable[[
 
     Raises:
         UsageError: the address is not ours to listen on.
+        BackendError: executors are to be shut in, and that does not work here.
     """
     tokens = Tokens(session.ctx.home.tokens)
     everything = session.ctx.settings.model_copy(update={"server": settings})
     check_address(everything, tokens)
+    confinement.require(everything.sandbox, others=guarded(everything, tokens))
     _serve(session, settings, Door(everything, tokens), started)
 
 
