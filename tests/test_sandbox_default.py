@@ -170,9 +170,8 @@ def test_a_job_of_somebody_else_stays_shut_in_when_nobody_needs_a_token_any_more
 
 
 @pytest.mark.sandbox
-def test_doctor_says_who_is_shut_in(here: Path, segserve: Command) -> None:
-    config = here / "config.toml"
+def test_doctor_says_who_is_shut_in(here: Path, segserve: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     for kind, words in (("auto", "the executors of other people are shut in"), ("none", "executors run as you")):
-        config.write_text(f'[sandbox]\nkind = "{kind}"\n')
-        checks = {row["name"]: row["message"] for row in segserve("doctor", "--json", "--config", config).document}
+        monkeypatch.setenv("SEGSERVE_SANDBOX__KIND", kind)
+        checks = {row["name"]: row["message"] for row in segserve("doctor", "--json").document}
         assert words in checks["sandbox"]
