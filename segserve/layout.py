@@ -1,7 +1,7 @@
 """Every path is named here once. Nobody else joins strings.
 
 $SEGSERVE_HOME/
-  segserve.db  mlflow.db  mlartifacts/  tracking.json  tokens.json
+  segserve.db  mlflow.db  mlartifacts/  tracking.json  tokens.json  sessions.json
   repos/<key>.git  reuse/<key>.json  envs/<key>/  cache/  tmp/
   jobs/<id>/{job.json, facts.json, segserve.lock, uploads/, inputs/, inputs.json, fetched/, serve/, result/, previews/,
               lock}
@@ -244,6 +244,11 @@ class Home:
     def tokens(self) -> Path:
         """Who may call the service (`segserve.tokens`): hashes only."""
         return self.path / "tokens.json"
+
+    @property
+    def sessions(self) -> Path:
+        """Which browsers are signed in (`server.sessions`): hashes only, mode 600."""
+        return self.path / "sessions.json"
 
     @property
     def prewarm(self) -> Path:

@@ -267,10 +267,18 @@ def outcome_from_json(text: str) -> Outcome:
     return Outcome(**{**data, "ending": Ending(data["ending"])})
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write beside, fsync, rename: a reader sees all of it or nothing, also after a power cut."""
+def write_atomically(path: Path, text: str, *, private: bool = False) -> None:
+    """Write beside, fsync, rename: a reader sees all of it or nothing, also after a power cut.
+
+    `private`: with mode 600 from the first byte on.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
+    mode = 0o600 if private else 0o666
+
+    def opened(name: str, flags: int) -> int:
+        return os.open(name, flags, mode)
+
+    with open(temporary, "w", encoding="utf-8", opener=opened) as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())

@@ -127,10 +127,14 @@ class Tokens:
         known = hmac.compare_digest(_hash(text), line.hash if line else _NOBODY)
         return line.token if line and known and line.token.valid else None
 
-    def alive(self, token: Token) -> bool:
-        """Whether a token that was found before is still there."""
-        line = self._lines().get(token.id)
-        return line is not None and line.token == token and token.valid
+    def get(self, number: str) -> Token | None:
+        """The token with this id, while it is valid.
+
+        Raises:
+            BackendError: the file cannot be read.
+        """
+        line = self._lines().get(number)
+        return line.token if line is not None and line.token.valid else None
 
     def _lines(self) -> dict[str, _Line]:
         try:
@@ -150,8 +154,7 @@ class Tokens:
 
     def _write(self, lines: Iterable[_Line]) -> None:
         rows = [{**asdict(line.token), "hash": line.hash} for line in lines]
-        write_atomically(self.path, json.dumps({"version": 1, "tokens": rows}, indent=1))
-        self.path.chmod(0o600)
+        write_atomically(self.path, json.dumps({"version": 1, "tokens": rows}, indent=1), private=True)
 
 
 def _parse(text: str) -> dict[str, _Line]:

@@ -21,6 +21,7 @@ from segserve.errors import LoginNeeded, NotFound, UsageError
 from segserve.layout import Home
 from segserve.server import access
 from segserve.server.door import Door, check_address
+from segserve.server.sessions import Sessions
 from segserve.tokens import Scope, Tokens
 from tests.commands import Command
 from tests.executors import make_shell_executor
@@ -93,7 +94,7 @@ def test_only_the_whole_token_counts_and_only_in_its_time(home: Home) -> None:
     assert tokens.find(text.replace(token.id, late.id)) is None
     time.sleep(0.25)
     assert tokens.find(late_text) is None
-    assert not tokens.alive(late)
+    assert tokens.get(late.id) is None
     assert Tokens(home.tokens).remove(token.id) == token  # another process
     assert tokens.find(text) is None
     with pytest.raises(NotFound):
@@ -251,6 +252,58 @@ def test_a_session_is_for_our_own_page(service: Service, tokens: Tokens, folder:
     assert plain.delete(job.json()["url"]).status_code == 401
     assert browser.post("/logout").status_code == 204
     assert plain.get("/jobs").status_code == 401
+
+
+def test_a_session_outlives_the_service(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home").ensure()
+    text = Tokens(home.tokens).add("emil")[1]
+    server = '[repositories]\nallow = ["https://example.org/"]\n'
+    with Service(home.path, tmp_path, server=server) as service:
+        cookies = []
+        for _ in range(2):
+            with httpx.Client(base_url=service.url, headers={"Origin": service.url}) as browser:
+                assert browser.post("/login", json={"token": text}).status_code == 204
+                cookies.append(dict(browser.cookies))
+        kept, ended = cookies
+        with httpx.Client(base_url=service.url, headers={"Origin": service.url}, cookies=ended) as browser:
+            assert browser.post("/logout").status_code == 204
+        assert home.sessions.stat().st_mode & 0o777 == 0o600
+        assert not any(cookie in home.sessions.read_text() for cookie in kept.values())
+        service.process.kill()  # no time to write anything down
+        service.process.wait(60)
+    with Service(home.path, tmp_path, server=server) as service:
+        assert httpx.get(f"{service.url}/me", cookies=kept).json()["user"] == "emil"
+        assert httpx.get(f"{service.url}/jobs", cookies=kept).status_code == 200
+        assert httpx.get(f"{service.url}/jobs", cookies=ended).status_code == 401
+        Tokens(home.tokens).remove("emil")
+        Tokens(home.tokens).add("emil")
+        assert httpx.get(f"{service.url}/jobs", cookies=kept).status_code == 401
+
+
+def test_sessions_end(home: Home) -> None:
+    tokens = Tokens(home.tokens)
+    token, other = (tokens.add(name)[0] for name in ("anna", "emil"))
+    sessions = Sessions(home.sessions, tokens)
+    cookies = [sessions.begin(token) for _ in range(3)]
+    theirs = sessions.begin(other)
+    rows = json.loads(home.sessions.read_text())
+    idle, old, *_ = sorted(rows["sessions"].values(), key=lambda row: row["began"])
+    idle["used"] -= 12 * 3600
+    old["began"] -= 30 * 86400
+    home.sessions.write_text(json.dumps(rows))
+    sessions = Sessions(home.sessions, tokens)
+    assert [sessions.find(cookie)[0] for cookie in cookies] == [False, False, True]
+    assert sessions.find(theirs) == (True, other)
+    for _ in range(50):  # one user does not push out others
+        sessions.begin(token)
+    assert not sessions.find(cookies[2])[0]
+    assert Sessions(home.sessions, tokens).find(theirs) == (True, other)
+    sessions.end(theirs)
+    assert not Sessions(home.sessions, tokens).find(theirs)[0]
+    again = sessions.begin(other)
+    home.sessions.write_text("{")
+    assert sessions.find(again) == (False, None)
+    assert sessions.find(sessions.begin(other)) == (True, other)
 
 
 def test_pages_of_other_origins_may_call_when_they_are_configured(service: Service, tokens: Tokens) -> None:

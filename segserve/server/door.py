@@ -13,7 +13,6 @@ import hashlib
 import os
 import secrets
 import time
-from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from threading import Lock
@@ -27,31 +26,28 @@ from segserve.errors import AccessDenied, LoginNeeded, UsageError
 from segserve.server import access
 from segserve.server.access import NOBODY, Caller
 from segserve.server.peers import Peer
+from segserve.server.sessions import Sessions
 from segserve.tokens import Scope, Token, Tokens
 
-SESSION_SECONDS = 12 * 3600.0  # since its last request
 LINK_SECONDS = 300.0
-_MOST_SESSIONS = 10_000
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _OF_PROXIES = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 _ALL = frozenset(Scope)
 
 
-@dataclass
-class _Session:
-    token: Token | None  # None: the local user, by a one-time link
-    until: float  # monotonic
-
-
 class Door:
-    """One per server. `linked`: the local user's own server (`segserve app`), who comes in by a one-time link only."""
+    """One per server. `linked`: the local user's own server (`segserve app`), who comes in by a one-time link only; its
+    sessions end with it.
+    """
 
-    def __init__(self, settings: Settings, tokens: Tokens, *, linked: bool = False) -> None:
+    def __init__(
+        self, settings: Settings, tokens: Tokens, sessions: Path | None = None, *, linked: bool = False
+    ) -> None:
         self._settings, self._tokens, self._linked = settings, tokens, linked
         self._closed = linked or guarded(settings, tokens)  # never opens again while the server runs
         self._hosts = {*_LOOPBACK, *(name.lower() for name in settings.server.hosts)}
-        self._sessions: dict[str, _Session] = {}  # by hash: whoever reads our memory dump finds no cookie in it
+        self.sessions = Sessions(None if linked else sessions, tokens)
         self._links: dict[str, float] = {}
         self._lock = Lock()
         # Cookies do not know ports: two servers on one host must not take each other's.
@@ -85,7 +81,7 @@ class Door:
         Raises:
             LoginNeeded: it is no token.
         """
-        return self._remember(self._token(text))
+        return self.sessions.begin(self._token(text))
 
     def link(self) -> str:
         """The path of a link that lets whoever opens it first in as the local user, within five minutes."""
@@ -104,12 +100,11 @@ class Door:
             until = self._links.pop(_hash(secret), 0.0)
         if time.monotonic() > until:
             raise LoginNeeded("This link was used already, or is too old.", hint="Start `segserve app` again.")
-        return self._remember(None)
+        return self.sessions.begin(None)
 
     def end(self, request: HTTPConnection) -> None:
         """Forget the session of a request."""
-        with self._lock:
-            self._sessions.pop(_hash(request.cookies.get(self.cookie, "")), None)
+        self.sessions.end(request.cookies.get(self.cookie, ""))
 
     # -- who it is ----------------------------------------------------------------------------------------------------
 
@@ -117,9 +112,9 @@ class Door:
         scheme, _, text = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             return self._of(self._token(text.strip()))
-        session = self._session(request, safe=safe)
-        if session is not None:
-            return self._local() if session.token is None else self._of(session.token)
+        signed_in, token = self._session(request, safe=safe)
+        if signed_in:
+            return self._local() if token is None else self._of(token)
         if self.open:
             unknown = safe and access.is_public(path) and _of_another_user(request)
             return NOBODY if unknown else self._local(request)
@@ -160,32 +155,12 @@ class Door:
         mapped = getattr(address, "ipv4_mapped", None) or address
         return any(mapped in network for network in self._settings.open_clients.networks if mapped is not None)
 
-    def _session(self, request: HTTPConnection, *, safe: bool) -> _Session | None:
+    def _session(self, request: HTTPConnection, *, safe: bool) -> tuple[bool, Token | None]:
         text = request.cookies.get(self.cookie, "")
         own = _own_page(request.headers)
         if not text or own is False or (own is None and not safe):  # the browser sends it with whatever any page asks
-            return None
-        now = time.monotonic()
-        with self._lock:
-            session = self._sessions.get(_hash(text))
-            alive = session is not None and now < session.until and self._still(session)
-            if session is None or not alive:
-                self._sessions.pop(_hash(text), None)
-                return None
-            session.until = now + SESSION_SECONDS
-        return session
-
-    def _still(self, session: _Session) -> bool:
-        return self._linked if session.token is None else self._tokens.alive(session.token)
-
-    def _remember(self, token: Token | None) -> str:
-        text, now = secrets.token_urlsafe(32), time.monotonic()
-        with self._lock:
-            self._sessions = {name: one for name, one in self._sessions.items() if one.until > now}
-            while len(self._sessions) >= _MOST_SESSIONS:
-                self._sessions.pop(next(iter(self._sessions)))
-            self._sessions[_hash(text)] = _Session(token, now + SESSION_SECONDS)
-        return text
+            return False, None
+        return self.sessions.find(text)
 
     # -- whether it is meant for us -----------------------------------------------------------------------------------
 

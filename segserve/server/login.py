@@ -9,8 +9,9 @@ from fastapi.responses import HTMLResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from segserve.server.access import Anybody
-from segserve.server.door import SESSION_SECONDS, Door
+from segserve.server.door import Door
 from segserve.server.problems import RESPONSES
+from segserve.server.sessions import LONGEST_SECONDS
 
 # A session that begins on a page of somebody else (a mail) is not sent with a redirect (SameSite=Strict): this page
 # goes on by itself, and then it is.
@@ -44,7 +45,7 @@ def router(door: Door) -> APIRouter:
         answer.set_cookie(
             door.cookie,
             cookie,
-            max_age=int(SESSION_SECONDS),
+            max_age=int(LONGEST_SECONDS),  # the server knows when it ends before that
             path=request.scope.get("root_path", "") or "/",
             secure=request.url.scheme == "https",
             httponly=True,

@@ -91,7 +91,7 @@ def serve(session: api.Session, settings: ServerSettings, *, started: Callable[[
     everything = session.ctx.settings.model_copy(update={"server": settings})
     check_address(everything, tokens)
     confinement.require(everything.sandbox, others=guarded(everything, tokens))
-    _serve(session, settings, Door(everything, tokens), started)
+    _serve(session, settings, Door(everything, tokens, session.ctx.home.sessions), started)
 
 
 def serve_alone(session: api.Session, settings: ServerSettings, *, started: Callable[[str, str], None]) -> None:
@@ -131,6 +131,7 @@ def _serve(session: api.Session, settings: ServerSettings, door: Door, started: 
         with suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has ended
             server.run()
     finally:
+        door.sessions.save()
         prewarming.stop()
         scheduler.stop()
 
