@@ -1,10 +1,11 @@
-"""A scheduler of its own on a home, and what a test wants to do with it: submit, look, kill."""
+"""A scheduler or a whole service of its own on a home, and what a test wants to do with it: submit, look, kill."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import psutil
 
 from segserve import process
 from segserve.api import Session
@@ -23,11 +25,13 @@ from segserve.layout import AttemptDir, Home
 from segserve.pipeline import Context, submit
 from segserve.process import Identity
 from tests.executors import make_shell_executor
+from tests.servers import free_port
 
 CONFIG = """\
 [queue]
 tries = {tries}
 backoff_s = 0.2
+longest_backoff_s = 5.0
 lease_s = {lease_s}
 cpu_slots = {slots}
 """
@@ -47,14 +51,21 @@ class QueueAtWork:
         for index in range(2):
             (folder / "images").mkdir(exist_ok=True)
             cv2.imwrite(str(folder / "images" / f"{index}.png"), np.full((40, 60), index, np.uint8))
-        self.scheduler: subprocess.Popen[bytes] | None = None
+        self.words = [sys.executable, "-m", "segserve.scheduler", "--alone"]
+        self.log = home.workers_log
+        self.program: subprocess.Popen[bytes] | None = None
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start a scheduler; its words go where those of the workers go."""
-        with self.home.workers_log.open("ab") as log:
-            words = [sys.executable, "-m", "segserve.scheduler", "--alone"]
-            self.scheduler = subprocess.Popen(words, stdout=log, stderr=log)
-        return self.scheduler
+        """Start who works on the queue; do not wait until it does."""
+        with self.log.open("ab") as log:
+            self.program = subprocess.Popen(self.words, stdout=log, stderr=log)
+        return self.program
+
+    def kill(self) -> None:
+        """`kill -9` of who works on the queue, if that lives."""
+        if self.program is not None and self.program.poll() is None:
+            self.program.kill()
+            self.program.wait()
 
     def submit(self, *, repo: str = "", user: str = "anna", timeout: float | None = None, **parameters: Any) -> str:
         """Put a job into the queue and return its id."""
@@ -105,13 +116,53 @@ class QueueAtWork:
 
     def close(self) -> None:
         """End everything that works for this home."""
-        if self.scheduler is not None and self.scheduler.poll() is None:
-            self.scheduler.kill()
-            self.scheduler.wait()
+        self.kill()
         for record in self.ctx.journal.open_jobs():
             self.ctx.journal.queue.cancel(record.job_id)
         process.end(lambda: process.marked("SEGSERVE_HOME", str(self.home.path)), grace=1.0)
         self.ctx.journal.close()
+
+
+class ServiceAtWork(QueueAtWork):
+    """`segserve serve` on a home, always at the same address, with a scheduler of its own."""
+
+    def __init__(self, home: Home, folder: Path, *, tries: int, lease_s: float, slots: int) -> None:
+        super().__init__(home, folder, tries=tries, lease_s=lease_s, slots=slots)
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.words = [sys.executable, "-m", "segserve", "serve", "--port", str(self.port)]
+        self.log = folder / "service.log"
+
+    def keep(self) -> None:
+        """Start it again if it has ended by itself, as systemd does: on a full disk it cannot begin."""
+        if self.program is not None and self.program.poll() is not None:
+            self.start()
+
+    def listens(self) -> bool:
+        """Whether it takes connections."""
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def schedulers(self) -> list[Identity]:
+        """The process that works on the queue; the one of a service that was killed may be about to end."""
+        marked = process.marked("SEGSERVE_HOME", str(self.home.path))
+        found = [one.pid for one in marked if _words(one)[-2:] == ["-m", "segserve.scheduler"]]
+        return [identity for pid in found if (identity := identity_of(pid))]
+
+
+def _words(one: psutil.Process) -> list[str]:
+    try:
+        return one.cmdline()
+    except psutil.Error:
+        return []
+
+
+def identity_of(pid: int) -> Identity | None:
+    """None if it has gone meanwhile."""
+    try:
+        return process.identity(pid)
+    except ProcessLookupError:
+        return None
 
 
 def kill(identity: Identity, how: signal.Signals = signal.SIGKILL) -> None:

@@ -86,9 +86,7 @@ def test_open_and_held_jobs_stay(work: QueueAtWork, home: Home) -> None:
 
 def test_the_scheduler_does_it_too(work: QueueAtWork, home: Home) -> None:
     (job,) = done_jobs(work, 1)
-    assert work.scheduler is not None
-    work.scheduler.kill()
-    work.scheduler.wait()
+    work.kill()
     os.environ["SEGSERVE_RETENTION__MAX_GB"] = "1e-9"
     work.start()  # it looks at its start, and every five minutes
     deadline = time.monotonic() + 90

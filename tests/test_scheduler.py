@@ -66,9 +66,7 @@ def test_whoever_is_killed_the_job_ends_with_one_result(queue: QueueAtWork) -> N
     kill(queue.worker(of_worker))
     queue.wait_for_executor(of_supervisor)
     kill(queue.supervisor(of_supervisor))
-    assert queue.scheduler is not None
-    queue.scheduler.kill()
-    queue.scheduler.wait()
+    queue.kill()
     queue.start()
     queue.wait(of_worker, of_supervisor)
     record = queue.get(of_worker)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -24,6 +25,8 @@ from segserve.server.places import Places
 from segserve.server.prewarm import Prewarming
 from segserve.tokens import Tokens
 from segserve.tracking.embedded import with_import_path
+
+logger = logging.getLogger(__name__)
 
 _PAUSE_SECONDS = 1.0  # before a scheduler that has ended is started again
 _STOP_SECONDS = 30.0
@@ -76,8 +79,11 @@ class Scheduler:
     def _watch(self) -> None:
         while not self._stopping.wait(_PAUSE_SECONDS):
             if self._process.poll() is not None:
-                with self._lock:
-                    self._process = self._start()
+                try:
+                    with self._lock:
+                        self._process = self._start()
+                except OSError as failure:  # no process or no disk to be had now: this thread must not end of it
+                    logger.warning("The scheduler could not be started: %s", failure)
 
 
 def serve(session: api.Session, settings: ServerSettings, *, started: Callable[[str], None]) -> None:
