@@ -151,7 +151,9 @@ class SandboxSettings(_Section):
         Field(description="bubblewrap, none, or auto: bubblewrap for the jobs of all but the local user"),
     ] = "auto"
     memory_gb: Annotated[float, Field(ge=0, description="of all processes of a job together, 0 = no limit")] = 0.0
-    processes: Annotated[int, Field(ge=0, description="the most processes of a job, 0 = no limit")] = 4096
+    processes: Annotated[int, Field(ge=0, description="the most processes and threads of a job, 0 = no limit")] = 4096
+    output_gb: Annotated[float, Field(ge=0, description="what a job may write and upload, 0 = no limit")] = 200.0
+    control_groups: Annotated[bool, Field(description="let the kernel heed memory and processes, where it can")] = True
     allow: Annotated[
         tuple[str, ...], Field(description="hosts, addresses, networks for executors with a network, if not public")
     ] = ()

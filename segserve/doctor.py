@@ -6,8 +6,8 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from segserve import devices, git, process, redact, sandbox, tokens, tracking
-from segserve.config import Settings
+from segserve import cgroups, devices, git, process, redact, sandbox, tokens, tracking
+from segserve.config import SandboxSettings, Settings
 from segserve.environments import interpreters
 from segserve.environments.indexes import host_settings
 from segserve.errors import BackendError, UsageError
@@ -29,7 +29,8 @@ class Check:
 def examine(home: Home, settings: Settings) -> list[Check]:
     """All checks, in the order in which a run would need them."""
     checks: tuple[Callable[[Home], Check], ...] = (_git, _disk, _interpreters, _index, _gpus, _docker, _tracking)
-    return [*(check(home) for check in checks), _sandbox(home, settings.sandbox.kind)]
+    named = [_sandbox(home, settings.sandbox.kind), _limits(settings.sandbox)]
+    return [*(check(home) for check in checks), *named]
 
 
 def _git(_: Home) -> Check:
@@ -78,6 +79,20 @@ def _sandbox(home: Home, kind: str) -> Check:
         return Check("sandbox", "problem" if needed else "note", failure.message, failure.hint)
     who = "executors" if kind == "bubblewrap" else "the executors of other people"
     return Check("sandbox", "ok", f"{who} are shut in by bubblewrap")
+
+
+def _limits(settings: SandboxSettings) -> Check:
+    """For what is started from here: a service in its unit may have other rights than the shell of who asks."""
+    looked_at = "memory and processes of a job are only looked at every few seconds"
+    if not settings.control_groups:
+        return Check("limits", "note", f"{looked_at}: `sandbox.control_groups` is off")
+    try:
+        places = cgroups.find()
+    except cgroups.Unavailable as problem:
+        hint = "In a unit of systemd: `Delegate=memory pids`, `DelegateSubgroup=`; see docs/isolation.md, Limits."
+        return Check("limits", "note", f"{looked_at}: {problem}", hint)
+    heeded = " and ".join(f"`{name}`" for place in places for name in place.controllers)
+    return Check("limits", "ok", f"walls of the kernel: control groups with {heeded} (version {places[0].version})")
 
 
 def _docker(_: Home) -> Check:

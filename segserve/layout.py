@@ -5,7 +5,8 @@ $SEGSERVE_HOME/
   repos/<key>.git  reuse/<key>.json  envs/<key>/  cache/  tmp/
   jobs/<id>/{job.json, facts.json, segserve.lock, uploads/, inputs/, inputs.json, fetched/, serve/, result/, previews/,
               lock}
-  jobs/<id>/<attempt>/{attempt.json, checkout/, log, progress, supervisor.json, heartbeat.json, outcome.json}
+  jobs/<id>/<attempt>/{attempt.json, checkout/, log, progress, supervisor.json, group.json, heartbeat.json,
+                       outcome.json}
 """
 
 from __future__ import annotations
@@ -50,8 +51,13 @@ class AttemptDir:
 
     @property
     def shell(self) -> Path:
-        """A folder with the program that MLflow takes for bash when the attempt is shut in."""
+        """A folder with the program that MLflow takes for bash (`sandbox.shell`)."""
         return self.path / "shell"
+
+    @property
+    def group(self) -> Path:
+        """Its control group (`cgroups.Group` as JSON), written before that is made."""
+        return self.path / "group.json"
 
     @property
     def storage(self) -> Path:

@@ -149,6 +149,9 @@ class LaunchPlan:
     timeout_s: float = 0.0
     memory_gb: float = 0.0  # of all its processes together; 0 means no limit
     processes: int = 0
+    control_groups: bool = True  # whether the kernel is asked to heed these two
+    output_gb: float = 0.0  # of what it adds to `written`, and uploads; 0 means no limit
+    written: tuple[str, ...] = ()  # files and folders that it may write
     sandbox: Sandbox | None = None
 
     @property
@@ -163,7 +166,7 @@ class Ending(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     TIMED_OUT = "timed-out"
-    EXCEEDED = "exceeded"  # more memory or processes than it may have
+    EXCEEDED = "exceeded"  # more memory, processes or output than it may have
     CANCELLED = "cancelled"  # SIGTERM / `segserve cancel`
     ORPHANED = "orphaned"  # the parent of an attached attempt went away
     LOST = "lost"  # written by the pipeline for a supervisor that is proved dead
@@ -254,7 +257,7 @@ def plan_from_json(text: str) -> LaunchPlan:
     data = json.loads(text)
     if data["sandbox"] is not None:
         data["sandbox"] = Sandbox(**{name: _frozen(value) for name, value in data["sandbox"].items()})
-    return LaunchPlan(**{**data, "path": tuple(data["path"]), "gpus": tuple(data["gpus"])})
+    return LaunchPlan(**{name: _frozen(value) for name, value in data.items()})
 
 
 def _frozen(value: Any) -> Any:

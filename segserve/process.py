@@ -324,6 +324,15 @@ def marked(variable: str, value: str) -> list[psutil.Process]:
     return [process for process in found if _lives(process)]
 
 
+def living(pids: Iterable[int]) -> list[psutil.Process]:
+    """Those of these processes that live."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.append(psutil.Process(pid))
+    return [process for process in found if _lives(process)]
+
+
 def end(
     find: Callable[[], Iterable[psutil.Process]], *, grace: float = 3.0, patience: float = 15.0
 ) -> list[psutil.Process]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import subprocess
 import sys
@@ -10,12 +11,14 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from segserve.gate import Gate, Rules
+from segserve.launch.output import Output
 from segserve.model import Ending
 from segserve.tracking import TrackingServer
 from tests.attempts import run_attempt
@@ -23,9 +26,16 @@ from tests.servers import call, new_run, status_of
 from tests.test_tracking import find_python
 
 
-def gate_to(server: str, run_id: str, experiment_id: str = "0", artifact_uri: str = "") -> tuple[Gate, list[str]]:
+def gate_to(
+    server: str,
+    run_id: str,
+    experiment_id: str = "0",
+    artifact_uri: str = "",
+    take: Callable[[int], bool] = lambda _: True,
+) -> tuple[Gate, list[str]]:
     said: list[str] = []
-    gate = Gate(TrackingServer(server, False, {}), Rules(experiment_id, run_id, artifact_uri, "job1"), said.append)
+    rules = Rules(experiment_id, run_id, artifact_uri, "job1")
+    gate = Gate(TrackingServer(server, False, {}), rules, said.append, take)
     gate.open()
     return gate, said
 
@@ -119,6 +129,31 @@ def test_proxied_artifacts_of_its_own_run_go_both_ways(mlflow_server: str) -> No
     assert through(gate, "PUT", f"{base}/{other}/output.json", content)[0] == 403  # also when it is long
     assert through(gate, "GET", f"{base}?path={other}")[0] == 403
     assert "files" not in call(mlflow_server, "GET", f"artifacts/list?run_id={runs[1]['run_id']}")
+
+
+def test_uploads_count_against_what_the_attempt_may_write(mlflow_server: str) -> None:
+    place = f"mlflow-artifacts:/gate{time.time_ns()}"
+    name = {"name": f"full {time.time_ns()}", "artifact_location": place}
+    experiment = call(mlflow_server, "POST", "experiments/create", name)["experiment_id"]
+    run = call(mlflow_server, "POST", "runs/create", {"experiment_id": experiment})["run"]["info"]
+    output = Output((), 1_000_000)
+    gate, said = gate_to(mlflow_server, run["run_id"], experiment, run["artifact_uri"], output.upload)
+    path = f"/api/2.0/mlflow-artifacts/artifacts/{run['artifact_uri'].partition(':/')[2]}"
+    assert through(gate, "PUT", f"{path}/first", b"x" * 600_000)[0] == 200
+    assert not output.exceeded
+    status, content = through(gate, "PUT", f"{path}/second", b"x" * 600_000)
+    assert status == 413
+    assert "`sandbox.output_gb`" in json.loads(content)["message"]
+    assert "has written and uploaded all that it may" in said[0]
+    assert output.exceeded  # its supervisor ends it
+    connection = http.client.HTTPConnection("127.0.0.1", gate.port, timeout=60)
+    pair = base64.b64encode(f"attempt:{gate.password}".encode()).decode()
+    pieces = (b"x" * 10_000 for _ in range(10))
+    connection.request("PUT", f"{path}/third", pieces, {"Authorization": f"Basic {pair}"}, encode_chunked=True)
+    assert connection.getresponse().status == 413  # without a length, too
+    connection.close()
+    files = call(mlflow_server, "GET", f"artifacts/list?run_id={run['run_id']}")["files"]
+    assert [one["path"] for one in files] == ["first"]
 
 
 def test_no_server_behind_it_is_worth_another_try() -> None:

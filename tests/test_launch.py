@@ -84,7 +84,7 @@ HUNGRY = "import time; held = bytearray(300_000_000); print('held', flush=True);
 
 def test_an_executor_that_takes_more_memory_than_it_may_is_ended(tmp_path: Path, mlflow_server: str) -> None:
     attempt, plan, outcome = run_attempt(
-        tmp_path, mlflow_server, f"{sys.executable} -I script", script=HUNGRY, memory_gb=0.2
+        tmp_path, mlflow_server, f"{sys.executable} -I script", script=HUNGRY, memory_gb=0.2, control_groups=False
     )
     assert (outcome.ending, outcome.message) == (Ending.EXCEEDED, "It used more memory than the 0.2 GB that it may.")
     assert "[segserve] It used more memory" in attempt.log.read_text()
@@ -94,7 +94,7 @@ def test_an_executor_that_takes_more_memory_than_it_may_is_ended(tmp_path: Path,
 
 def test_an_executor_that_starts_more_processes_than_it_may_is_ended(tmp_path: Path, mlflow_server: str) -> None:
     _, plan, outcome = run_attempt(
-        tmp_path, mlflow_server, "for i in $(seq 30); do sleep 300 & done; wait", processes=10
+        tmp_path, mlflow_server, "for i in $(seq 30); do sleep 300 & done; wait", processes=10, control_groups=False
     )
     assert outcome.message == "It started more than the 10 processes that it may."
     assert not living(plan)

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 import segserve
-from segserve import process
+from segserve import cgroups, process
 from segserve.backends.base import ALIVE, Alive, Capabilities
 from segserve.devices import Lease
 from segserve.errors import BackendError
@@ -311,6 +311,10 @@ def _end_strays(attempt: AttemptDir, plan: LaunchPlan) -> None:
         return list({one.pid: one for one in found}.values())
 
     process.end(find)
+    with suppress(FileNotFoundError):
+        group = cgroups.recorded(attempt.group.read_text(encoding="utf-8"), plan.cookie)
+        group.kill()  # also what has lost cookie and parents
+        group.remove()
     if plan.docker_args is not None:
         from segserve.environments import dockerengine
 

@@ -34,15 +34,19 @@ _HANDED_BACK = ("Content-Type", "Content-Disposition", "Content-Length")
 class Gate:
     """Open it (`open`), give the executor `variables`, and MLflow in our own process as well.
 
+    `say` gets refusals, for the log; `take` each number of bytes that is uploaded, and says whether they may be.
+
     Whoever calls has to know its password: other jobs on the same machine can reach a port on loopback, too.
     """
 
-    def __init__(self, server: TrackingServer, rules: Rules, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, server: TrackingServer, rules: Rules, say: Callable[[str], None], take: Callable[[int], bool]
+    ) -> None:
         self.rules = rules
         self._server = server
         self._opener = connection.opener(server)
         self._authorization = connection.authorization(server.variables)
-        self._say = say
+        self._say, self._take = say, take
         self._said = 0
         self._password = secrets.token_urlsafe(24)
         pair = base64.b64encode(f"attempt:{self._password}".encode()).decode()
@@ -88,15 +92,30 @@ class Gate:
         """Whether a request's Authorization is that of the attempt."""
         return secrets.compare_digest(header.encode(), self._expected.encode())
 
-    def refused(self, what: str, why: str) -> str:
+    def refused(self, what: str, why: str, rule: str = "An executor may only use its own run.") -> str:
         """The sentence for a refusal, which stands in the attempt's log as well."""
-        sentence = f"The gate to MLflow refused {what}: {why}. An executor may only use its own run."
+        sentence = f"The gate to MLflow refused {what}: {why}. {rule}"
         with self._lock:
             self._said += 1
             if self._said <= _MOST_SAID:
                 more = " (Further refusals are not shown.)" if self._said == _MOST_SAID else ""
                 self._say(f"{sentence}{more}")
         return sentence
+
+    def counted(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """Pieces of an upload without a length, as long as the attempt may write so much."""
+        for piece in pieces:
+            self.count(len(piece))
+            yield piece
+
+    def count(self, size: int) -> None:
+        """Count bytes of an upload.
+
+        Raises:
+            _TooMuch: the attempt may not write so much.
+        """
+        if not self._take(size):
+            raise _TooMuch("the executor has written and uploaded all that it may")
 
     def forward(self, passed: Passed, headers: dict[str, str], body: bytes | Iterator[bytes] | None) -> Any:
         """Send it on and return the server's answer, whatever its status.
@@ -114,6 +133,10 @@ class Gate:
             return self._opener.open(request, timeout=TIMEOUT_S)
         except urllib.error.HTTPError as answer:
             return answer
+
+
+class _TooMuch(Exception):
+    """An upload goes beyond what the attempt may write."""
 
 
 class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
@@ -155,6 +178,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._pass_on()
         except Refused as refusal:
             self._refuse(HTTPStatus.FORBIDDEN, "PERMISSION_DENIED", self.gate.refused(what, str(refusal)))
+        except _TooMuch as refusal:
+            sentence = self.gate.refused(what, str(refusal), "The admin can allow more: `sandbox.output_gb`.")
+            self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "RESOURCE_EXHAUSTED", sentence)
         except (OSError, http.client.HTTPException) as error:
             with suppress(OSError):  # 503: clients ask again, as they would if the server itself did not answer
                 text = f"MLflow does not answer the gate: {error}"
@@ -171,16 +197,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             headers["Content-Type"] = "application/json"  # that is what the rules have written
         elif self.headers["Content-Length"]:
             headers["Content-Length"] = str(self._length())
-        with self.gate.forward(passed, headers, self._pieces if upload else passed.body) as answer:
+            self.gate.count(self._length())
+        content = (self._pieces if "Content-Length" in headers else self.gate.counted(self._pieces)) if upload else None
+        with self.gate.forward(passed, headers, content or passed.body) as answer:
             if answer.status == HTTPStatus.OK and (passed.creates or passed.names or passed.finds):
-                content = answer.read(MAX_MESSAGE)
+                told = answer.read(MAX_MESSAGE)
                 if passed.creates:
-                    self.gate.rules.learn(passed, content)
+                    self.gate.rules.learn(passed, told)
                 elif passed.finds:
-                    self.gate.rules.found(passed, content)
+                    self.gate.rules.found(passed, told)
                 else:
-                    self.gate.rules.check_experiment(passed, content)
-                self._answer(answer.status, {"Content-Type": "application/json"}, content)
+                    self.gate.rules.check_experiment(passed, told)
+                self._answer(answer.status, {"Content-Type": "application/json"}, told)
             else:
                 self._stream(answer)
 

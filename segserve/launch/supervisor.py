@@ -27,6 +27,7 @@ from segserve.errors import BackendError
 from segserve.fetching.addresses import Policy
 from segserve.gate import Door, Gate, Outside, Rules
 from segserve.launch import executor
+from segserve.launch.limits import Limits
 from segserve.launch.log import Log
 from segserve.layout import AttemptDir
 from segserve.model import (
@@ -93,12 +94,11 @@ class Supervisor:
         self._wake_end, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._cookie = ""  # that of the plan, once it is known
         self._why: Ending | None = None  # why it is ended before it ends by itself
-        self._too_much = ""  # what it took more of than it may
+        self._limits = Limits(attempt, self._log.say)
         self._over = False  # the executor has ended by itself, it is too late to stop it
         self._started = 0.0  # of the executor, seconds since the epoch
         self._deadline = float("inf")  # monotonic
         self._beaten = 0.0
-        self._most_memory = 0  # bytes, of any one process, as seen at heartbeats
 
     def run(self) -> int:
         """Everything; the exit code says only whether the supervisor itself did its work."""
@@ -121,8 +121,7 @@ class Supervisor:
         gate = self._open_gate()
         ports = self._open_door(self.plan.sandbox, gate) if self.plan.sandbox else ()
         executor.enter(self.plan, gate.variables)
-        if self.plan.sandbox:
-            self._shut_in(self.plan.sandbox, ports)
+        self._enclose(ports)
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         sys.addaudithook(self._audit)
         with_executor = ThreadPoolExecutor(1, thread_name_prefix="executor")
@@ -146,7 +145,7 @@ class Supervisor:
             self.plan.job_id,
             self.plan.parameters.values(),
         )
-        gate = Gate(server, rules, self._log.say)
+        gate = Gate(server, rules, self._log.say, self._limits.upload)
         self._log.hide([gate.password])
         gate.open()
         return gate
@@ -164,19 +163,24 @@ class Supervisor:
         Door(self._attempt.door, take, len(serve)).open()
         return (gate.port, sandbox.OUTSIDE_PORT)[: len(serve)]
 
-    def _shut_in(self, plan: Sandbox, ports: Sequence[int]) -> None:
-        """Into the environment, the executor's by now. In docker the container's arguments do the rest."""
+    def _enclose(self, ports: Sequence[int]) -> None:
+        """Into the environment, the executor's by now: walls. In docker the container's arguments do most of it."""
+        doors, prefix, plan = self._limits.enclose(self.plan), list[str](), self.plan.sandbox
         if self.plan.docker_args is not None:
-            os.environ[GATE_PORTS] = ",".join(map(str, ports))
-            os.environ |= sandbox.proxies(plan)
+            if plan:
+                os.environ[GATE_PORTS] = ",".join(map(str, ports))
+                os.environ |= sandbox.proxies(plan)
             return
-        folder, processes = Path(self.plan.project), self.plan.processes
-        command = sandbox.command(plan, project=folder, door=self._attempt.door, ports=ports, processes=processes)
-        sandbox.enter(plan, command, self._attempt.shell)
+        if plan:
+            folder, processes = Path(self.plan.project), self._limits.processes_unbounded
+            prefix = sandbox.command(plan, project=folder, door=self._attempt.door, ports=ports, processes=processes)
+            sandbox.enter(plan)
+        sandbox.take_over(self._attempt.shell, prefix=prefix, doors=doors, file_bytes=self._limits.output_bytes)
 
     def abandon(self) -> None:
         """Leave nothing behind after a defect of ours."""
         process.end(self._living, grace=GRACE_SECONDS)
+        self._limits.close()
         self._log.close()
 
     def _await_go(self) -> list[int] | None:
@@ -253,8 +257,8 @@ class Supervisor:
         self._beaten = now
         self._reap()
         pids = [one.pid for one in self._living()]
-        self._bound(pids)
-        self._most_memory = max([self._most_memory, *map(_peak_memory, pids)])
+        if self._limits.look(pids):
+            self._stop(Ending.EXCEEDED)
         living = [(pid, started) for pid in pids if (started := _start_time(pid)) is not None]
         text = json.dumps({"time": time.time(), "boot_id": process.boot_id(), "processes": living})
         scratch = self._attempt.heartbeat.with_suffix(".tmp")
@@ -262,19 +266,9 @@ class Supervisor:
             scratch.write_text(text, encoding="utf-8")
             scratch.replace(self._attempt.heartbeat)
 
-    def _bound(self, pids: Sequence[int]) -> None:
-        """End an executor that takes more than it may. This is no wall: between two looks it can."""
-        limit = self.plan.memory_gb * 2**30
-        if limit and sum(map(_memory, pids)) > limit:
-            self._too_much = f"It used more memory than the {self.plan.memory_gb:g} GB that it may."
-        elif self.plan.processes and len(pids) > self.plan.processes:
-            self._too_much = f"It started more than the {self.plan.processes} processes that it may."
-        if self._too_much:
-            self._stop(Ending.EXCEEDED)
-
     def _living(self) -> list[psutil.Process]:
         marked = process.marked(COOKIE, self._cookie) if self._cookie else []
-        found = [*process.descendants(), *marked]
+        found = [*process.descendants(), *marked, *self._limits.processes()]
         return list({one.pid: one for one in found}.values())
 
     def _reap(self) -> None:
@@ -286,10 +280,14 @@ class Supervisor:
 
     def _end(self, future: Future[None]) -> None:
         """End everything that lives of the attempt: all of it if it was stopped, else what the executor left behind."""
+        if self._why is None and self._limits.verdict():
+            self._why = Ending.EXCEEDED
         if self._why is not None:
             self._log.say(f"{self._reason()} Ending the executor.")
         elif left := self._living():
             self._log.say(f"The executor has ended, but {len(left)} of its processes have not: ending them.")
+        if self._why is Ending.EXCEEDED:  # no time for it to take more
+            self._limits.kill()
         deadline = time.monotonic() + THREAD_SECONDS
         while True:
             refusing = process.end(self._living, grace=GRACE_SECONDS)
@@ -300,6 +298,7 @@ class Supervisor:
             with suppress(TimeoutError):
                 future.exception(timeout=0.1)
         self._end_containers()
+        self._limits.close()
         self._reap()
 
     def _end_containers(self) -> None:
@@ -316,7 +315,7 @@ class Supervisor:
         if self._why is Ending.TIMED_OUT:
             return f"It ran longer than {self.plan.timeout_s:g} s."
         if self._why is Ending.EXCEEDED:
-            return self._too_much
+            return self._limits.verdict()
         return _REASONS[self._why] if self._why else ""
 
     def _judge(self, future: Future[None], before: resource.struct_rusage) -> Outcome:
@@ -326,7 +325,9 @@ class Supervisor:
         if ending is None:
             # 0 with an error: the executor ended well, but mlflow could not tell the tracking server. Ours will try.
             ending = Ending.SUCCEEDED if code == 0 else Ending.FAILED
-            if error is not None:
+            if sentence := self._limits.too_large_a_file(code):
+                ending, message = Ending.EXCEEDED, sentence
+            elif error is not None:
                 message = executor.explain(error, code)
                 if code is None:
                     traceback.print_exception(error)
@@ -346,7 +347,7 @@ class Supervisor:
         # A child begins as a copy of us, and the kernel counts that as its own: it never reports less than we
         # have. Then what the heartbeats have seen is nearer to the truth; 0 if the executor was too quick.
         ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return reported if reported > ours else self._most_memory
+        return max(reported if reported > ours else 0, self._limits.most_memory)
 
     def _publish(self, outcome: Outcome) -> None:
         deadline = time.monotonic() + OUTCOME_SECONDS
@@ -372,20 +373,3 @@ def _start_time(pid: int) -> float | None:
     with suppress(ProcessLookupError):
         return process.identity(pid).start_time
     return None
-
-
-def _memory(pid: int) -> int:
-    """Bytes of a process; what it shares with others counts for each by its part."""
-    with suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    return 0
-
-
-def _peak_memory(pid: int) -> int:
-    with suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return 0

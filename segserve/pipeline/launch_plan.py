@@ -14,7 +14,7 @@ from segserve.devices import Lease
 from segserve.environments import docker
 from segserve.errors import NotFound
 from segserve.gate import runs_named
-from segserve.model import GATE_PORTS, INPUTS_VARIABLE, PROGRESS_VARIABLE, Environment, Job, LaunchPlan
+from segserve.model import GATE_PORTS, INPUTS_VARIABLE, PROGRESS_VARIABLE, Environment, Job, LaunchPlan, Sandbox
 from segserve.pipeline.confinement import Confinement
 from segserve.pipeline.context import Hold
 from segserve.pipeline.facts import Facts
@@ -71,11 +71,22 @@ class Launch:
             timeout_s=self.job.resources.timeout_s,
             memory_gb=self.job.resources.memory_gb or self.limits.memory_gb,
             processes=self.limits.processes,
+            control_groups=self.limits.control_groups,
+            output_gb=self.limits.output_gb,
         )
+        own = tracker.local_artifacts(plan.run_id)
         if self.shut_in is not None:
-            own, named = tracker.local_artifacts(plan.run_id), self._named(tracker)
-            plan = replace(plan, sandbox=self.shut_in.show(own, lease, readable=named))
+            plan = replace(plan, sandbox=self.shut_in.show(own, lease, readable=self._named(tracker)))
+        return replace(self._in_place(plan, tracker), written=self._written(plan.sandbox, own))
+
+    def _in_place(self, plan: LaunchPlan, tracker: tracking.Tracker) -> LaunchPlan:
         return self._in_docker(plan, tracker) if self.environment.spec.kind == docker.kind else plan
+
+    def _written(self, shut_in: Sandbox | None, artifacts: Path | None) -> tuple[str, ...]:
+        if shut_in is not None:
+            return shut_in.writable
+        folders = [self.hold.attempt.checkout, self.hold.attempt.progress, self.cache]
+        return tuple(map(str, [*folders, *([artifacts] if artifacts else [])]))
 
     def _named(self, tracker: tracking.Tracker) -> list[Path]:
         """Where artifacts of the runs lie that a parameter names, as far as they lie on this machine."""
@@ -103,7 +114,7 @@ class Launch:
             artifacts=tracker.local_artifacts(plan.run_id),
             cache=self.cache,
             label=plan.cookie,
-            resources=self.job.resources,
+            resources=replace(self.job.resources, memory_gb=plan.memory_gb),
             path_mounts=[*self.localised.mounts, *([self.hold.folder.inputs_map] if self.job.images_parameter else [])],
             progress=attempt.progress,
             gpus=plan.gpus,

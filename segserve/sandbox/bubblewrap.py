@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -78,25 +77,13 @@ def proxies(sandbox: Sandbox) -> dict[str, str]:
     return dict.fromkeys(HTTP_PROXIES, f"http://127.0.0.1:{OUTSIDE_PORT}") if sandbox.network else {}
 
 
-def enter(sandbox: Sandbox, prefix: Sequence[str], folder: Path) -> None:
-    """Make this process's environment that of an executor that is shut in; `folder` gets MLflow's shell.
-
-    MLflow starts an entry point by `bash -c …` and has no hook for it. So `bash` is a script that runs the same words
-    behind `prefix`, with PATH as it was.
-    """
+def enter(sandbox: Sandbox) -> None:
+    """Make this process's environment that of an executor that is shut in."""
     for name in [name for name in os.environ if name.startswith(_SERVICE) or name in _PROXIES]:
         del os.environ[name]
     scratch = "/tmp"  # noqa: S108 - its own
     os.environ |= {"HOME": sandbox.home, "TMPDIR": scratch, "MPLCONFIGDIR": scratch, "NUMBA_CACHE_DIR": scratch}
     os.environ |= proxies(sandbox)
-    path = os.environ.get("PATH", os.defpath)
-    bash = shutil.which("bash", path=path) or "/bin/bash"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    script = folder / "bash"
-    words = " ".join(shlex.quote(word) for word in [*prefix, bash])
-    script.write_text(f'#!/bin/sh\nexport PATH={shlex.quote(path)}\nexec {words} "$@"\n', encoding="utf-8")
-    script.chmod(0o700)
-    os.environ["PATH"] = os.pathsep.join([str(folder), path])
 
 
 def _system() -> Iterator[str]:
