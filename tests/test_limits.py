@@ -11,11 +11,9 @@ import pytest
 from segserve import cgroups
 from segserve.backends import local
 from segserve.launch.output import Output, size_on_disk
-from segserve.model import Ending, Outcome, to_json
+from segserve.model import Ending, Outcome, Sandbox, to_json
 from tests.attempts import drive, kill, living, make_attempt, make_plan, run_attempt, wait_until
-from tests.servers import mlflow_server, status_of
-
-__all__ = ["mlflow_server"]
+from tests.servers import status_of
 
 # Takes memory as fast as it can be written to; a heartbeat would see it too late.
 BOMB = """\
@@ -70,6 +68,34 @@ def test_within_its_limits_an_executor_notices_nothing(tmp_path: Path, mlflow_se
     assert f"/segserve-{plan.cookie}" in log
     assert str(attempt.shell) not in log  # PATH is what it was
     assert "no walls" not in log
+    assert not groups_of(plan.cookie)
+
+
+@pytest.mark.sandbox
+def test_in_a_sandbox_files_that_are_memory_count(tmp_path: Path, mlflow_server: str) -> None:
+    checkout = tmp_path / "1" / "checkout"
+    script = """
+        for folder in /tmp /dev/shm; do echo "$folder $(($(stat -f -c '%b * %S' $folder)))"; done
+        head -c 120000000 /dev/zero >/tmp/first; echo half
+        head -c 120000000 /dev/zero >/dev/shm/second; echo all; sleep 300
+    """
+    attempt, plan, outcome = run_attempt(
+        tmp_path,
+        mlflow_server,
+        "sh script",
+        script=script,
+        memory_gb=0.2,
+        sandbox=Sandbox(read_only=(), writable=(str(checkout),), home=str(checkout)),
+    )
+    log = attempt.log.read_text()
+    assert (outcome.ending, outcome.message) == (Ending.EXCEEDED, "It used more memory than the 0.2 GB that it may."), (
+        log
+    )
+    sizes = dict(line.split() for line in log.splitlines() if line.startswith(("/tmp ", "/dev/shm ")))
+    assert all(abs(int(size) - 0.2 * 2**30) < 2**16 for size in sizes.values()), sizes
+    assert len(sizes) == 2
+    assert "half" in log
+    assert "all\n" not in log
     assert not groups_of(plan.cookie)
 
 

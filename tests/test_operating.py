@@ -63,7 +63,12 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     program = shutil.which("systemd-analyze")
     assert program is not None
     file = tmp_path / "segserve.service"
-    file.write_text(snippet("ini").replace("/opt/segserve/bin/segserve", sys.executable))
+    unit = snippet("ini").replace("/opt/segserve/bin/segserve", sys.executable)
+    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
+    if int(version) < 254:  # the page says so: older ones warn, and pass over it
+        assert "\nDelegateSubgroup=service\n" in unit
+        unit = unit.replace("DelegateSubgroup=service\n", "")
+    file.write_text(unit)
     done = subprocess.run(
         [program, "verify", "--man=no", "--recursive-errors=no", file], capture_output=True, text=True
     )

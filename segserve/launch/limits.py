@@ -34,7 +34,7 @@ class Limits:
         self._plan = plan
         self._output = Output(plan.written, self.output_bytes)
         self._output.watch()
-        memory, processes = int(plan.memory_gb * 2**30), plan.processes
+        memory, processes = self.memory_bytes, plan.processes
         if plan.docker_args is not None or not (memory or processes):
             return ()
         problem = "`sandbox.control_groups` is off"
@@ -56,6 +56,11 @@ class Limits:
     def output_bytes(self) -> int:
         """The most that it may write; 0: no limit."""
         return int(self._plan.output_gb * 2**30)
+
+    @property
+    def memory_bytes(self) -> int:
+        """The most memory of all its processes together; 0: no limit."""
+        return int(self._plan.memory_gb * 2**30)
 
     @property
     def processes_unbounded(self) -> int:
@@ -95,7 +100,7 @@ class Limits:
     def _seen(self, pids: Iterable[int]) -> str:
         """Where the kernel heeds nothing. This is no wall: between two looks it can take more."""
         pids = list(pids)
-        limit = self._plan.memory_gb * 2**30
+        limit = self.memory_bytes
         if limit and not self._group.bounds("memory") and sum(map(_memory, pids)) > limit:
             self._hit = self._memory_sentence
         elif self._plan.processes and not self._group.bounds("pids") and len(pids) > self._plan.processes:

@@ -172,8 +172,14 @@ class Supervisor:
                 os.environ |= sandbox.proxies(plan)
             return
         if plan:
-            folder, processes = Path(self.plan.project), self._limits.processes_unbounded
-            prefix = sandbox.command(plan, project=folder, door=self._attempt.door, ports=ports, processes=processes)
+            prefix = sandbox.command(
+                plan,
+                project=Path(self.plan.project),
+                door=self._attempt.door,
+                ports=ports,
+                processes=self._limits.processes_unbounded,
+                memory=self._limits.memory_bytes,
+            )
             sandbox.enter(plan)
         sandbox.take_over(self._attempt.shell, prefix=prefix, doors=doors, file_bytes=self._limits.output_bytes)
 

@@ -57,11 +57,23 @@ def _problem(path: str) -> str:
     return "" if done.code == 0 else f"it does not work here: {done.stderr.strip() or f'exit code {done.code}'}"
 
 
-def command(sandbox: Sandbox, *, project: Path, door: Path, ports: Sequence[int], processes: int) -> list[str]:
-    """The command in front of what is to run in the sandbox. `door` is the unix socket on which the gate waits."""
-    python = Path(sys.executable).resolve()
-    argv = [shutil.which("bwrap") or "bwrap", *_CONFINED, *_system()]
-    argv += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/var/tmp"]  # noqa: S108 - its own
+@functools.cache
+def _sizes(program: str) -> bool:
+    """Whether it can bound a folder that is memory (0.7 and later). Without, half of the machine's is the bound."""
+    return "--size" in process.run([program, "--help"], check=False, timeout=20).stdout
+
+
+def command(
+    sandbox: Sandbox, *, project: Path, door: Path, ports: Sequence[int], processes: int, memory: int
+) -> list[str]:
+    """The command in front of what is to run in the sandbox. `door` is the unix socket on which the gate waits.
+
+    `processes` (threads count) and `memory` (bytes, of each folder that is memory) are limits; 0: none.
+    """
+    python, program = Path(sys.executable).resolve(), shutil.which("bwrap") or "bwrap"
+    argv = [program, *_CONFINED, *_system(), "--proc", "/proc", "--dev", "/dev"]
+    for folder in ("/dev/shm", "/tmp", "/var/tmp"):  # noqa: S108 - its own
+        argv += [*(("--size", str(memory)) if memory and _sizes(program) else ()), "--tmpfs", folder]
     for device in sandbox.devices:
         argv += ["--dev-bind", device, device]
     for path, writable in _outer_first(sandbox, Path(sys.base_prefix).resolve()):
