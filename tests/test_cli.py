@@ -187,7 +187,7 @@ def test_a_home_that_cannot_be_used(segserve: Command, tmp_path: Path, monkeypat
 def test_doctor(segserve: Command) -> None:
     done = segserve("doctor", "--json")
     checks = {check["name"]: check for check in done.document}
-    assert list(checks) == ["git", "disk", "python", "packages", "gpu", "docker", "mlflow", "sandbox"]
+    assert list(checks) == ["git", "disk", "python", "packages", "gpu", "docker", "mlflow", "sandbox", "limits"]
     assert checks["git"]["status"] == "ok"
     assert done.code == (6 if any(check["status"] == "problem" for check in done.document) else 0)
     assert all(name in segserve("doctor").out for name in checks)
