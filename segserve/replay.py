@@ -121,7 +121,7 @@ def replay(ctx: Context, request: Request, origin: Origin) -> Replay:
         build=build,
     )
     result = run(ctx, again)
-    assert isinstance(result, Result)  # noqa: S101 - a replay waits
+    assert isinstance(result, Result)  # a replay waits
     if origin.digest and inputs.digest(result.images) != origin.digest:
         notes.append("The images are not those of then: what differs may come from them.")
     reference = origin.reference

@@ -36,7 +36,7 @@ class Proxy(AbstractContextManager["Proxy"]):
                 finally:
                     proxy._open.discard(self.connection)
 
-            do_GET = do_POST = do_DELETE = _pass_on  # noqa: N815 - the names are http.server's
+            do_GET = do_POST = do_DELETE = _pass_on
 
             def _answer(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

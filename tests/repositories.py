@@ -49,7 +49,7 @@ class PrivateServer(AbstractContextManager["PrivateServer"]):
                     return
                 self._serve()
 
-            do_POST = do_GET  # noqa: N815 - the name is http.server's
+            do_POST = do_GET
 
             def _serve(self) -> None:
                 path, _, query = self.path.partition("?")

@@ -318,7 +318,7 @@ def test_a_channel_behind_a_password(tmp_path: Path, prefix: Path, url: str) -> 
             else:
                 self.send_error(401)
 
-        do_HEAD = do_GET  # noqa: N815
+        do_HEAD = do_GET
 
         def log_message(self, *_: object) -> None: ...
 

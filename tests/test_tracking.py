@@ -495,7 +495,7 @@ class _Gate(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    do_GET = do_POST = do_PUT = do_PATCH = _serve  # noqa: N815
+    do_GET = do_POST = do_PUT = do_PATCH = _serve
 
     def log_message(self, *_: Any) -> None: ...
 

@@ -65,7 +65,7 @@ class FileServer(AbstractContextManager["FileServer"]):
                 self.end_headers()
                 self.wfile.write(content)
 
-            do_HEAD = do_GET  # noqa: N815 - the name is http.server's
+            do_HEAD = do_GET
 
             def log_message(self, *_args: object) -> None:
                 """Nothing: the requests are not what the tests look at."""

@@ -184,7 +184,7 @@ def _locate(work: _Work, batch: Sequence[tuple[Outcome, Array]]) -> None:
         if isinstance(answer, str):
             found.errors.append(answer)
             continue
-        assert answer.document is not None  # noqa: S101 - only pipelines in Python answer otherwise
+        assert answer.document is not None  # only pipelines in Python answer otherwise
         found.processed, found.seconds = True, answer.seconds
         who = _who(stage.algorithm)
         found.detections = [Detected(box, who, answer.seconds) for box in boxes.boxes(answer.document, _shape(pixels))]
@@ -260,7 +260,7 @@ def _name(work: _Work, number: int, found: Outcome, batch: Sequence[tuple[int, A
 def _best(stage: Stage, answer: Answer, last: bool) -> Classified | str:
     """What the objects of a crop say it is: each class has the best score of its objects."""
     document = answer.document
-    assert document is not None  # noqa: S101
+    assert document is not None
     scores: dict[str, float] = {}
     for label, score in zip(document.labels, document.scores.tolist(), strict=True):
         scores[label] = max(scores.get(label, 0.0), 1.0 if np.isnan(score) else float(score))

@@ -139,7 +139,7 @@ class Stage:
             raise
         except SegserveError as failure:
             raise StageFailed(failure.message) from None
-        assert isinstance(result, Result)  # noqa: S101 - it is attached
+        assert isinstance(result, Result)  # it is attached
         found = result.document
         if found is None:
             raise StageFailed("it left no polygons")
@@ -198,7 +198,7 @@ class _Running:
     @property
     def line(self) -> Line:
         """The connection to it."""
-        assert self._line is not None  # noqa: S101 - else it was not started
+        assert self._line is not None  # else it was not started
         return self._line
 
     def _close_line(self) -> None:

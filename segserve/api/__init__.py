@@ -52,7 +52,7 @@ def run(ref: str, images: Sequence[str | Path] = (), *, reporter: Reporter | Non
         )
     with session(reporter=reporter) as here:
         done = here.run(here.request(ref, images, **options))
-    assert isinstance(done, Result)  # noqa: S101 - only `detach` starts without waiting
+    assert isinstance(done, Result)  # only `detach` starts without waiting
     return done
 
 

@@ -154,7 +154,7 @@ class _Try:
         bare = Row(self.number, self.candidate.name, str(request.ref), dict(request.parameters))
         try:
             result = pipeline.run(self.ctx, request)
-            assert isinstance(result, Result)  # noqa: S101 - only a detached request starts without waiting
+            assert isinstance(result, Result)  # only a detached request starts without waiting
             done = self._compared(bare, result)
         except SegserveError as failure:
             self.ctx.reporter.warn(f"{self.candidate.name}: {failure.message}")

@@ -35,7 +35,7 @@ class _Search:
     twice: list[str] = field(default_factory=list)
 
     def add(self, given: str) -> None:
-        absolute = os.path.abspath(given)  # noqa: PTH100 - Path.absolute keeps `..`; symlinks stay as they are
+        absolute = os.path.abspath(given)  # Path.absolute keeps `..`; symlinks stay as they are
         if absolute in self.files:
             self.twice.append(given)
         else:
@@ -78,13 +78,13 @@ def inside(path: str, roots: Iterable[str | os.PathLike[str]]) -> bool:
 
 def is_zarr(path: str | os.PathLike[str]) -> bool:
     """Is this folder a Zarr group or array?"""
-    return any(os.path.exists(os.path.join(path, marker)) for marker in _ZARR_MARKERS)  # noqa: PTH110, PTH118
+    return any(os.path.exists(os.path.join(path, marker)) for marker in _ZARR_MARKERS)
 
 
 def _expand(given: str, notes: list[str]) -> Iterator[str]:
     if not os.path.lexists(given):
         yield from _pattern(given, notes)
-    elif os.path.isdir(given) and not is_zarr(given):  # noqa: PTH112
+    elif os.path.isdir(given) and not is_zarr(given):
         yield from _folder(given, notes)
     else:
         yield given
@@ -96,12 +96,12 @@ def _pattern(given: str, notes: list[str]) -> Iterator[str]:
         neighbours = [entry.name for entry in os.scandir(parent)] if parent.is_dir() else []
         guess = did_you_mean(Path(given).name, neighbours)
         raise Unusable("image-not-found", "does not exist", guess if guess.startswith("Did") else "")
-    found = glob.glob(os.path.expanduser(given), recursive=True)  # noqa: PTH111, PTH207
+    found = glob.glob(os.path.expanduser(given), recursive=True)
     matches = sorted(found, key=_order)
     if not matches:
         raise Unusable("image-not-found", "matches no file")
     for match in matches:
-        if os.path.isdir(match) and not is_zarr(match):  # noqa: PTH112
+        if os.path.isdir(match) and not is_zarr(match):
             yield from _folder(match, notes)
         else:
             yield match
@@ -117,7 +117,7 @@ def _folder(given: str, notes: list[str]) -> Iterator[str]:
     folders = {entry.name for entry in visible if entry.is_dir() and not is_zarr(entry.path)}
     names = [entry.path for entry in visible if entry.name not in folders]
     if not names:
-        inside = os.path.join(given, "*", "")  # noqa: PTH118
+        inside = os.path.join(given, "*", "")
         hint = f"Its subfolders are not searched: give '{inside}'." if folders else ""
         raise Unusable("image-empty-folder", "is a folder without images", hint)
     if folders:

@@ -84,7 +84,7 @@ def _kind_of_folder(path: str) -> str:
 def inspect(path: str, given: str) -> Source:
     """Structure of one input from its headers. Raises `Unusable`, nothing else."""
     try:
-        status = os.stat(path)  # noqa: PTH116 - ten thousand times
+        status = os.stat(path)  # ten thousand times
         if stat.S_ISDIR(status.st_mode):
             return _source(File(path, status.st_size), given, _kind_of_folder(path), status.st_mtime_ns)
         if not stat.S_ISREG(status.st_mode):  # not even opened: a FIFO would block for ever
@@ -110,7 +110,7 @@ def _source(file: File, given: str, kind: str, modified_ns: int) -> Source:
 
 def misnamed(source: Source) -> bool:
     """Does the name promise another kind of file?"""
-    promised = _SUFFIXES.get(os.path.splitext(source.path)[1].lower())  # noqa: PTH122
+    promised = _SUFFIXES.get(os.path.splitext(source.path)[1].lower())
     return promised is not None and promised != source.kind
 
 

@@ -75,6 +75,6 @@ def digest(images: Sequence[StagedImage]) -> str:
 def short_names(images: Sequence[StagedImage]) -> tuple[str, ...]:
     """The source of each image, below the folder that all have in common: what people recognise."""
     sources = {image.source for image in images}
-    common = os.path.commonpath([os.path.dirname(source) for source in sources]) if sources else ""  # noqa: PTH120
+    common = os.path.commonpath([os.path.dirname(source) for source in sources]) if sources else ""
     short = {source: os.path.relpath(source, common) for source in sources}
     return tuple(short[image.source] for image in images)

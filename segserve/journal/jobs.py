@@ -172,4 +172,4 @@ class Journal:
         ]
 
     def _select(self, clause: str, values: Sequence[Any] = ()) -> list[JobRecord]:
-        return [record(row) for row in self._database.read(f"SELECT * FROM jobs {clause}", values)]  # noqa: S608
+        return [record(row) for row in self._database.read(f"SELECT * FROM jobs {clause}", values)]

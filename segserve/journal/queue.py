@@ -41,7 +41,7 @@ ORDER BY
     coalesce(users.served, 0),
     waiting.user
 LIMIT 1
-"""  # noqa: S608
+"""
 
 
 # The same by lanes; those whose next try is due are few.
@@ -56,7 +56,7 @@ SELECT lane FROM ready WHERE lane IS NOT NULL
 UNION
 SELECT lane FROM jobs INDEXED BY jobs_delayed
 WHERE state = 'queued' AND not_before > 0 AND not_before <= :now AND lane >= :first AND lane < :end
-"""  # noqa: S608
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +260,7 @@ class Queue:
         """How many jobs of each lane hold a slot: all that have begun and not ended, but for those that ran and wait
         to be collected again (`postpone`)."""
         counted = self._database.read(
-            f"SELECT lane, count(*) FROM jobs INDEXED BY jobs_driven WHERE {_DRIVEN} AND not_before <= ?"  # noqa: S608
+            f"SELECT lane, count(*) FROM jobs INDEXED BY jobs_driven WHERE {_DRIVEN} AND not_before <= ?"
             " GROUP BY lane",
             (time.time(),),
         )
@@ -269,7 +269,7 @@ class Queue:
     def states(self) -> Mapping[JobState, int]:
         """How many jobs there are in each state that is not final."""
         counted = self._database.read(
-            f"SELECT state, count(*) FROM jobs INDEXED BY jobs_driven WHERE {_DRIVEN} GROUP BY state"  # noqa: S608
+            f"SELECT state, count(*) FROM jobs INDEXED BY jobs_driven WHERE {_DRIVEN} GROUP BY state"
             " UNION ALL SELECT state, count(*) FROM jobs WHERE state = 'queued' GROUP BY state"
         )
         return {JobState(state): count for state, count in counted}
@@ -308,7 +308,7 @@ def _known(connection: sqlite3.Connection, submission: Submission) -> str | None
     if not submission.digest:
         return None
     row = connection.execute(
-        f"SELECT id FROM jobs WHERE user = ? AND digest = ? AND digest <> '' AND {_OPEN} AND cancel = 0"  # noqa: S608
+        f"SELECT id FROM jobs WHERE user = ? AND digest = ? AND digest <> '' AND {_OPEN} AND cancel = 0"
         " ORDER BY created LIMIT 1",
         (submission.user, submission.digest),
     ).fetchone()
@@ -331,14 +331,14 @@ def _wake(connection: sqlite3.Connection, now: float) -> None:
 
 def _next(connection: sqlite3.Connection, lane: str) -> str | None:
     best = connection.execute(
-        f"SELECT priority FROM jobs WHERE {_READY} AND lane = ? ORDER BY priority DESC LIMIT 1",  # noqa: S608
+        f"SELECT priority FROM jobs WHERE {_READY} AND lane = ? ORDER BY priority DESC LIMIT 1",
         (lane,),
     ).fetchone()
     if best is None:
         return None
     (user,) = connection.execute(_USERS, {"lane": lane, "priority": best["priority"]}).fetchone()
     (job_id,) = connection.execute(
-        f"SELECT id FROM jobs WHERE {_READY} AND lane = ? AND priority = ? AND user = ?"  # noqa: S608
+        f"SELECT id FROM jobs WHERE {_READY} AND lane = ? AND priority = ? AND user = ?"
         " ORDER BY created, id LIMIT 1",
         (lane, best["priority"], user),
     ).fetchone()

@@ -19,7 +19,7 @@ SELECT count(*) FROM (
     {_OF_INDEX} = :account
     UNION ALL {_OF_INDEX} > :account || '/' AND user < :account || '0' LIMIT :most
 )
-"""  # noqa: S608
+"""
 
 
 @dataclass(frozen=True, slots=True)

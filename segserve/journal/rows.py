@@ -38,7 +38,7 @@ def write(connection: sqlite3.Connection, job_id: str, fence: int, values: Mappi
     """
     assignments = "".join(f"{name} = ?, " for name in values)
     cursor = connection.execute(
-        f"UPDATE jobs SET {assignments}updated = ? WHERE id = ? AND fence = ?",  # noqa: S608
+        f"UPDATE jobs SET {assignments}updated = ? WHERE id = ? AND fence = ?",
         (*values.values(), time.time(), job_id, fence),
     )
     if cursor.rowcount != 1:

@@ -41,14 +41,14 @@ class _Worker:
     def send(self, order: Mapping[str, object]) -> None:
         """One line; it may have ended."""
         with suppress(BrokenPipeError):
-            assert self.process.stdin is not None  # noqa: S101 - it was started with a pipe
+            assert self.process.stdin is not None  # it was started with a pipe
             self.process.stdin.write(json.dumps(order).encode() + b"\n")
             self.process.stdin.flush()
 
     def end_orders(self) -> None:
         """There will be no further one."""
         with suppress(BrokenPipeError):
-            assert self.process.stdin is not None  # noqa: S101
+            assert self.process.stdin is not None
             self.process.stdin.close()
 
 

@@ -90,7 +90,7 @@ NOBODY = Caller("", frozenset())
 def caller_of(request: HTTPConnection) -> Caller:
     """Who the guard found out to be calling."""
     caller = request.scope.get(STATE, NOBODY)
-    assert isinstance(caller, Caller)  # noqa: S101 - the guard put it there
+    assert isinstance(caller, Caller)  # the guard put it there
     return caller
 
 

@@ -101,7 +101,7 @@ class Prewarming:
         if self._process is None:
             return
         with suppress(OSError):
-            assert self._process.stdin is not None  # noqa: S101 - it was started with a pipe
+            assert self._process.stdin is not None  # it was started with a pipe
             self._process.stdin.close()
         self._process.wait()
 

@@ -65,18 +65,18 @@ def install(app: FastAPI, home: Home) -> None:
     """Make every error that leaves a route one of these."""
 
     def explained(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, SegserveError)  # noqa: S101 - it is registered for these
+        assert isinstance(error, SegserveError)  # it is registered for these
         return answer(problem(error), retry_after(error))
 
     def refused(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, HTTPException)  # noqa: S101
+        assert isinstance(error, HTTPException)
         message = str(error.detail)
         title = HTTPStatus(error.status_code).phrase.replace(" ", "")
         found = Problem(title=title, status=error.status_code, detail=message, message=message)
         return answer(found, dict(error.headers or {}))
 
     def invalid(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, RequestValidationError)  # noqa: S101
+        assert isinstance(error, RequestValidationError)
         wrong = [f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()]
         message = redact.text("The request is not what it should be: " + "; ".join(wrong) + ".")
         hint = "/docs lists what each route takes."

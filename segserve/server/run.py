@@ -52,7 +52,7 @@ class Scheduler:
     def wake(self) -> None:
         """Say that there is something new; without this it looks twice a second."""
         with self._lock, suppress(OSError, ValueError):  # it has ended: the next one looks at everything
-            assert self._process.stdin is not None  # noqa: S101 - it was started with a pipe
+            assert self._process.stdin is not None  # it was started with a pipe
             self._process.stdin.write(b"\n")
             self._process.stdin.flush()
 
@@ -60,7 +60,7 @@ class Scheduler:
         """Let it hand its jobs over."""
         self._stopping.set()
         with self._lock, suppress(OSError):
-            assert self._process.stdin is not None  # noqa: S101
+            assert self._process.stdin is not None
             self._process.stdin.close()
         with suppress(process.TimeoutExpired):
             self._process.wait(_STOP_SECONDS)

@@ -126,7 +126,7 @@ def _output(repository: Repository, reached: Reached) -> Iterator[Finding]:
 
 
 def _module(module: Module) -> Iterator[Finding]:
-    assert module.tree is not None  # noqa: S101 - the caller has looked
+    assert module.tree is not None  # the caller has looked
     documentation = _docstrings(module.tree)
     parents = {child: node for node in ast.walk(module.tree) for child in ast.iter_child_nodes(node)}
     for node in ast.walk(module.tree):

@@ -54,7 +54,7 @@ class _Bmp:
 
 
 @contextmanager
-def open(path: str) -> Iterator[_Bmp]:  # noqa: A001 - the Protocol's word
+def open(path: str) -> Iterator[_Bmp]:
     """Decode."""
     import cv2
 

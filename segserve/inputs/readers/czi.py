@@ -67,7 +67,7 @@ def _assembled(scene: _Scene, plane: Plane) -> Array:
 
 
 @contextmanager
-def open(path: str) -> Iterator[_Czi]:  # noqa: A001 - the Protocol's word
+def open(path: str) -> Iterator[_Czi]:
     """Open; tiles are read one by one."""
     with _file(path) as czi:
         yield _Czi(_scenes(czi))

@@ -52,7 +52,7 @@ class _Hdf5:
 
 
 @contextmanager
-def open(path: str) -> Iterator[_Hdf5]:  # noqa: A001 - the Protocol's word
+def open(path: str) -> Iterator[_Hdf5]:
     """Open the file; chunks are read when a plane is."""
     import h5py
 

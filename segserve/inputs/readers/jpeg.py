@@ -94,7 +94,7 @@ class _Jpeg:
 
 
 @contextmanager
-def open(path: str) -> Iterator[_Jpeg]:  # noqa: A001 - the Protocol's word
+def open(path: str) -> Iterator[_Jpeg]:
     """Decode, upright."""
     import imagecodecs
 

@@ -32,7 +32,7 @@ class _Lif:
 
 
 @contextmanager
-def open(path: str) -> Iterator[_Lif]:  # noqa: A001 - the Protocol's word
+def open(path: str) -> Iterator[_Lif]:
     """Open; frames are read one by one."""
     with library("liffile", "LIF").LifFile(path) as lif:
         images = list(lif.images)

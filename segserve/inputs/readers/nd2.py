@@ -40,7 +40,7 @@ class _Nd2:
 
 
 @contextmanager
-def open(path: str) -> Iterator[_Nd2]:  # noqa: A001 - the Protocol's word
+def open(path: str) -> Iterator[_Nd2]:
     """Open; frames are read one by one."""
     with library("nd2", "ND2").ND2File(path) as file:
         loops: Sequence[Mapping[str, int]] = file.loop_indices or ({},)

@@ -66,7 +66,7 @@ class _Npy:
 
 
 @contextmanager
-def open(path: str) -> Iterator[_Npy]:  # noqa: A001 - the Protocol's word
+def open(path: str) -> Iterator[_Npy]:
     """Map the array into memory; planes are read when they are touched."""
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     yield _Npy(array, stack="T" in series(File(path))[0].sizes)

@@ -57,7 +57,7 @@ class _OmeZarr:
 
 
 @contextmanager
-def open(path: str) -> Iterator[_OmeZarr]:  # noqa: A001 - the Protocol's word
+def open(path: str) -> Iterator[_OmeZarr]:
     """Open the arrays; chunks are read when a plane is."""
     import zarr
 

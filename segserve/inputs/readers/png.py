@@ -64,7 +64,7 @@ class _Png:
 
 
 @contextmanager
-def open(path: str) -> Iterator[_Png]:  # noqa: A001 - the Protocol's word
+def open(path: str) -> Iterator[_Png]:
     """Decode, checksums verified, upright."""
     import imagecodecs
 

@@ -61,7 +61,7 @@ class _Tiff:
 
 
 @contextmanager
-def open(path: str) -> Iterator[_Tiff]:  # noqa: A001 - the Protocol's word
+def open(path: str) -> Iterator[_Tiff]:
     """Open; pages are parsed when they are read."""
     with _file(path) as tif:
         yield _Tiff(_parts(tif, path))
