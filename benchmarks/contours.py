@@ -95,7 +95,7 @@ def row(labels: Labels, others: dict[str, Callable[[Labels], None]], repeats: in
         best(lambda: cv2.findContours(labels, cv2.RETR_FLOODFILL, cv2.CHAIN_APPROX_SIMPLE), repeats),
         best(lambda: contours.trace(labels), repeats),
         per_label(labels),
-        *(best(lambda other=other: other(labels), 1) for other in others.values()),  # type: ignore[misc]
+        *(best(lambda other=other: other(labels), 1) for other in others.values()),
     ]
 
 

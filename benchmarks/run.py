@@ -98,7 +98,7 @@ class Bench:
 
     def call(self, words: list[str], **options: object) -> None:
         options.setdefault("env", self.environment)
-        done = subprocess.run(words, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, **options)
         if done.returncode:
             raise SystemExit(f"{' '.join(words)}\n{done.stdout}\n{done.stderr}")
 

@@ -144,13 +144,13 @@ def get_random_translation(image: np.ndarray, max_translation: float = 0.25):
 PARAMETERS = {
     "Image2Segmentation": """
     {name = "thresholding_algorithm", description = "The thresholding algorithm to use.", config = {type = "string_enum", default = "otsu", options = ["otsu", "yen", "li", "minimum", "mean", "triangle", "isodata", "local"], adjustable = true}},
-""",  # noqa: E501
+""",
     "Image2Image": """
     {name = "denoising_weight", description = "The weight of the denoising term between 0 and 1.", config = {type = "float_range", default = 0.1, min = 0.0, max = 1.0, step = 0.05, adjustable = true}},
-""",  # noqa: E501
+""",
     "Image2Alignment": """
     {name = "max_translation", description = "Maximum translation as a fraction of the image size.", config = {type = "float_range", default = 0.25, min = 0.0, max = 1.0, step = 0.05, adjustable = true}},
-""",  # noqa: E501
+""",
 }
 # Word for word the guide's own lines.
 EVERY_PARAMETER = """
@@ -167,7 +167,7 @@ EVERY_PARAMETER = """
     {name = "some_int_list_parameter", description = "This parameter lists ints.", config = {type = "int_list", default = [42, 43, 44], adjustable = true}},
     {name = "some_float_list_parameter", description = "This parameter lists floats.", config = {type = "float_list", default = [3.14, 3.15, 3.16], adjustable = true}},
     {name = "some_bool_list_parameter", description = "This parameter lists bools.", config = {type = "bool_list", default = [true, false, true], adjustable = true}},
-"""  # noqa: E501
+"""
 TYPES = tuple(METHODS)
 
 

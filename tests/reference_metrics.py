@@ -28,11 +28,11 @@ def without_init(package):
 for name in ("cellpose", "stardist"):
     without_init(name)
 
-from cellpose import metrics  # noqa: E402
-from pycocotools import mask as codes  # noqa: E402
-from pycocotools.coco import COCO  # noqa: E402
-from pycocotools.cocoeval import COCOeval  # noqa: E402
-from stardist import matching  # noqa: E402
+from cellpose import metrics
+from pycocotools import mask as codes
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from stardist import matching
 
 
 def of_stardist(pred, true, thresholds):

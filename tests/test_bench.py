@@ -93,7 +93,7 @@ def test_too_many_are_refused() -> None:
 
 
 def row(number: int, **facts: object) -> Row:
-    return replace(Row(number, f"c{number}", "e", {}), **facts)  # type: ignore[arg-type]
+    return replace(Row(number, f"c{number}", "e", {}), **facts)
 
 
 def test_the_best_is_first_and_the_failed_are_last() -> None:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def found(folder: Path, **options: object) -> tuple[Finding, ...]:
-    return check.examine(folder, **options).findings  # type: ignore[arg-type]
+    return check.examine(folder, **options).findings
 
 
 def test_the_good_repository_is_clean(tmp_path: Path) -> None:

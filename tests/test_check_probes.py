@@ -65,8 +65,8 @@ def discs(folder: Path, *, before: str = "", order: str = "paths", **extra: str)
 def test_a_good_executor_on_the_quick_probes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, rules, probes = probed(capsys, discs(tmp_path / "discs"))
     assert (code, rules) == (0, [])
-    assert [one["objects"] for one in probes.values()] == [[6], [2, 4, 5], [6], [6], [0], [6]]  # type: ignore[index]
-    assert all(one["seconds"] > 0 and one["memory_bytes"] > 1e7 for one in probes.values())  # type: ignore[index]
+    assert [one["objects"] for one in probes.values()] == [[6], [2, 4, 5], [6], [6], [0], [6]]
+    assert all(one["seconds"] > 0 and one["memory_bytes"] > 1e7 for one in probes.values())
 
 
 @pytest.mark.slow
@@ -76,7 +76,7 @@ def test_the_full_probes(tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
     code, rules, probes = probed(capsys, good, "--probes", "full")
     assert (code, rules) == (0, [])
     assert list(probes)[-2:] == ["main/repeat", "main/many"]
-    assert probes["main/many"]["objects"] == [1] * 1001  # type: ignore[index]
+    assert probes["main/many"]["objects"] == [1] * 1001
 
     before = """\
 import random
@@ -90,11 +90,11 @@ def keeping(paths):
     text = (leaky / "main.py").read_text()
     shifted = text.replace("ring[:, 0].tolist()", "(ring[:, 0] + random.SystemRandom().random()).tolist()")
     make_repository(leaky, {"main.py": shifted, "segserve.toml": "[run]\ndeterministic = true\n"})
-    monkeypatch.setitem(course.PROBES, "full", ("one", "repeat", "many"))  # type: ignore[misc]
+    monkeypatch.setitem(course.PROBES, "full", ("one", "repeat", "many"))
     code, rules, probes = probed(capsys, leaky, "--probes", "full")
     assert code == 7
     assert set(rules) - {"odd-objects"} == {"claim-broken", "memory-growth"}
-    assert probes["main/many"]["memory_bytes"] > 1_500_000_000  # type: ignore[index]
+    assert probes["main/many"]["memory_bytes"] > 1_500_000_000
 
 
 def test_what_an_executor_does_besides(
@@ -114,7 +114,7 @@ def test_what_an_executor_does_besides(
         order="reversed(paths)",
         **{"segserve.toml": '[run]\nnetwork = "never"\n'},
     )
-    monkeypatch.setitem(course.PROBES, "quick", ("one", "sizes"))  # type: ignore[misc]
+    monkeypatch.setitem(course.PROBES, "quick", ("one", "sizes"))
     code, rules, _ = probed(capsys, folder)
     assert code == 7
     assert set(rules) == {"writes-outside", "secret-printed", "claim-broken", "order-not-kept", "odd-objects"}

@@ -65,7 +65,7 @@ def test_every_option_has_a_help_text(segserve: Command) -> None:
         assert command is not None
         for parameter in command.params:
             if parameter.param_type_name == "option" and parameter.name != "style":
-                assert parameter.help, f"{name} {parameter.name}"  # type: ignore[attr-defined]
+                assert parameter.help, f"{name} {parameter.name}"
 
 
 @pytest.mark.parametrize(

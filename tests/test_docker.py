@@ -109,7 +109,7 @@ def test_all_problems_are_named_at_once(tmp_path: Path) -> None:
         environment=SimpleNamespace(kind="docker", docker=declaration), file=tmp_path / "MLProject", folder=tmp_path
     )
     with pytest.raises(errors.InvalidProject) as caught:
-        docker.detect(loaded, BuildOptions())  # type: ignore[arg-type]
+        docker.detect(loaded, BuildOptions())
     assert len(caught.value.findings) == 3
     assert "docker_variables" in caught.value.findings[2].fix
 

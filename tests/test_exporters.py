@@ -356,7 +356,7 @@ def test_more_objects_than_16_bits_can_tell_apart(tmp_path: Path) -> None:
 
 def document_of(*rings: list[list[float]], label: str = "Cell") -> Results:
     builder = Builder()
-    builder.add_image(rings, [label] * len(rings), [np.nan] * len(rings))  # type: ignore[arg-type]
+    builder.add_image(rings, [label] * len(rings), [np.nan] * len(rings))
     mask = np.zeros((20, 30), np.int32)
     return Results(builder.build("model", "0.2"), [masks.image(0, mask)])
 

@@ -462,7 +462,7 @@ def test_mutated_documents_never_crash_and_verdicts_equal_a_plain_judge() -> Non
     chance = random.Random(20)
     seeds = [
         text(doc([obj(score=0.5), obj([[0.5, 1], [2, 3], [4, 5e-1]])], [], [obj(label="é\n")])),
-        encode(decode(text(doc([obj([[1, 1]])], [obj()])))),  # type: ignore[arg-type]
+        encode(decode(text(doc([obj([[1, 1]])], [obj()])))),
     ]
     accepted = refused = 0
     for _ in range(10_000):

@@ -50,7 +50,7 @@ def write_cellpose(results: Results, folder: Path) -> list[Path]:
             "flows": [np.zeros((2, 2), np.uint8), np.float32(3.5), [1.0, None]],
             "diameter": np.float64(30.0),
         }
-        np.save(path, content)  # type: ignore[arg-type]
+        np.save(path, content)
         paths.append(path)
     return paths
 

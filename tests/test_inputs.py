@@ -673,7 +673,7 @@ def test_content_counts_not_the_suffix(tmp_path: Path) -> None:
 def test_selections_are_checked_before_files(tmp_path: Path) -> None:
     for wrong in ({"z": "median"}, {"frames": "a:b"}, {"depth": 12}, {"first": 0}):
         with pytest.raises(InvalidParameters, match=f"--{next(iter(wrong))}"):
-            inputs.plan([tmp_path / "absent.png"], Selection(**wrong))  # type: ignore[arg-type]
+            inputs.plan([tmp_path / "absent.png"], Selection(**wrong))
 
 
 # --- the map, the digest, memory -------------------------------------------------------------------------------------

@@ -240,7 +240,7 @@ def test_a_line_that_never_ends_is_cut(tmp_path: Path) -> None:
 def _plan(**changes: object) -> LaunchPlan:
     facts = {"job_id": "j", "number": 2, "fence": 3, "attached": True, "project": "", "entry": "", "parameters": {}}
     facts |= {"tracking_uri": "", "experiment_id": "", "run_id": ""}
-    return LaunchPlan(**{**facts, **changes})  # type: ignore[arg-type]
+    return LaunchPlan(**{**facts, **changes})
 
 
 def test_docker_gets_label_and_gpus() -> None:

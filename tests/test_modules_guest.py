@@ -225,7 +225,7 @@ def test_schemas_check_fields() -> None:
     with pytest.raises(schemas.SchemaError, match="size"):
         schemas.checked(Own, {"image": data["image"]}, "it")
     with pytest.raises(schemas.SchemaError, match="is no dict"):
-        schemas.checked(Own, [1], "it")  # type: ignore[arg-type]
+        schemas.checked(Own, [1], "it")
 
 
 def test_values_have_their_types() -> None:

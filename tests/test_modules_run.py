@@ -28,7 +28,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples" / "images"
 
 def run(folder: Path | str, images: object, **how: object) -> api.Result:
     """Run a module to its end."""
-    result = segserve.run(str(folder), images, **how)  # type: ignore[arg-type]
+    result = segserve.run(str(folder), images, **how)
     assert isinstance(result, api.Result)
     return result
 

@@ -70,7 +70,7 @@ def test_check_runs_modules(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setitem(course.PROBES, "quick", ("one", "sizes", "16-bit"))  # type: ignore[misc]
+    monkeypatch.setitem(course.PROBES, "quick", ("one", "sizes", "16-bit"))
     made = api.new(tmp_path / "module", template=template)
     assert main(["check", str(made), "--run", "--fail-on", "warning", "--json"]) == 0
     checked = json.loads(capsys.readouterr().out)

@@ -46,7 +46,7 @@ def test_the_configuration_loads(tmp_path: Path) -> None:
 
 def test_the_unit_of_systemd() -> None:
     unit = configparser.RawConfigParser(strict=True)
-    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.optionxform = str
     unit.read_string(snippet("ini"))
     assert unit["Service"]["KillMode"] == "process"
     words = unit["Service"]["ExecStart"].split()
@@ -99,7 +99,7 @@ def test_the_service_of_docker_compose_starts(tmp_path: Path) -> None:
         assert server.stderr is not None
         assert "listens on" in server.stderr.readline()
         call = {"base_url": f"http://127.0.0.1:{port}", "headers": {"Host": "seg.example.org"}, "timeout": 60.0}
-        with httpx.Client(**call) as http:  # type: ignore[arg-type]
+        with httpx.Client(**call) as http:
             assert http.get("/livez").json() == {"status": True}
             assert http.get("/jobs").status_code == 401
             assert http.get("/jobs", headers={"Authorization": f"Bearer {token}"}).json() == []

@@ -46,7 +46,7 @@ def test_by_age_by_size_and_orphans(work: QueueAtWork, home: Home, segserve: Com
     (orphan / "uploads" / "a.png").write_bytes(b"x" * 1000)
 
     def collected(**limits: float) -> list[tuple[str, str]]:
-        found = retention.collect(work.ctx, **{"days": 0, "max_gb": 0, **limits}, dry_run=True)  # type: ignore[arg-type]
+        found = retention.collect(work.ctx, **{"days": 0, "max_gb": 0, **limits}, dry_run=True)
         return [(one.job_id, one.why) for one in found]
 
     assert collected() == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,14 @@ import cv2
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
+from segmentor import dataset, shapes, sources
+from segmentor.annotation import Annotation, compact, distances, from_classes
+from segmentor.instances import Settings, separate
+from segmentor.pixels import Normalisation
+from segmentor.prepare import prepare
+from segmentor.sources import SourceError
+from segmentor.sources.polygons import decode_rle
+from segmentor.split import source_of, split
 from segserve_sdk import contours, output
 
 from segserve import manifest, project
@@ -20,16 +27,6 @@ from tests.nuclei import average_precision, nuclei
 
 REPOSITORY = Path(__file__).parent.parent
 EXECUTOR = REPOSITORY / "executors" / "segmentor"
-sys.path.insert(0, str(EXECUTOR))
-
-from segmentor import dataset, shapes, sources  # noqa: E402
-from segmentor.annotation import Annotation, compact, distances, from_classes  # noqa: E402
-from segmentor.instances import Settings, separate  # noqa: E402
-from segmentor.pixels import Normalisation  # noqa: E402
-from segmentor.prepare import prepare  # noqa: E402
-from segmentor.sources import SourceError  # noqa: E402
-from segmentor.sources.polygons import decode_rle  # noqa: E402
-from segmentor.split import source_of, split  # noqa: E402
 
 Scenes = dict[str, tuple[np.ndarray, Annotation]]
 SCENES: Scenes = {f"scene{number:02d}": shapes.scene(number, 64) for number in range(6)}

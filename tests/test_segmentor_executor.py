@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from segmentor import shapes
 from segserve_sdk import contours
 
 import segserve
@@ -28,7 +29,6 @@ from segserve.pipeline import Result
 from tests.image import base_image
 from tests.nuclei import average_precision
 from tests.servers import free_port
-from tests.test_segmentor import shapes
 
 REPOSITORY = Path(__file__).parent.parent
 EXECUTOR = f"{REPOSITORY}#executors/segmentor"

@@ -297,11 +297,11 @@ def test_a_client_that_gives_up_and_comes_back_gets_its_job(uv_service: tuple[Se
     root = service.url.removesuffix("/segService")
     words = {"params": query(folder, parameters='{"nap": 3, "mark": "again"}'), "files": {"files": ("a.png", png(4))}}
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{root}/batch-image-prediction/", timeout=1.0, **words)  # type: ignore[arg-type]
+        httpx.post(f"{root}/batch-image-prediction/", timeout=1.0, **words)
     answers = []
     threads = [
         threading.Thread(
-            target=lambda: answers.append(httpx.post(f"{root}/batch-image-prediction/", timeout=90, **words))  # type: ignore[arg-type]
+            target=lambda: answers.append(httpx.post(f"{root}/batch-image-prediction/", timeout=90, **words))
         )
         for _ in range(2)
     ]

@@ -455,7 +455,7 @@ def test_an_older_database_is_upgraded_once_and_a_newer_one_refused(stopping: Ho
         database.execute("update alembic_version set version_num = ?", (older,))
     with pytest.raises(TrackingUnreachable) as caught:
         tracking.ensure_server(home)
-    assert "could not be upgraded" in caught.value.log.read_text()  # type: ignore[union-attr]
+    assert "could not be upgraded" in caught.value.log.read_text()
     with sqlite3.connect(home.mlflow_database) as database:
         assert database.execute("select name from experiments where experiment_id = 1").fetchone() == ("from before",)
         assert database.execute("select version_num from alembic_version").fetchone() == (older,)

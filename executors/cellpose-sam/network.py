@@ -68,7 +68,7 @@ def load(weights: Path, device: Any, *, half: bool) -> Any:
     models = cellpose()
     try:
         state = torch.load(str(weights), map_location="cpu", weights_only=True, mmap=True)  # nothing is unpickled
-    except Exception as error:
+    except Exception as error:  # whatever a damaged file makes of torch
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise NoModel(f"'{weights}' holds no weights that can be loaded: {first}") from error
     if not isinstance(state, dict) or "W2" not in state:

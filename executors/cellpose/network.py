@@ -126,7 +126,7 @@ def new(widths: Sequence[int], diameter: float) -> Any:
     """A CPnet with fresh weights; `widths` are the channels of its levels, `diameter` (pixels) what it rescales to."""
     from cellpose.resnet_torch import CPnet
 
-    class Network(CPnet):  # type: ignore[misc]
+    class Network(CPnet):
         """A CPnet whose style vector is as long as cellpose expects, also when the network is narrower."""
 
         def forward(self, data: Any) -> Any:
@@ -151,7 +151,7 @@ def load(weights: Path, device: Any, diameter: Optional[float] = None) -> Any:
     models = cellpose()
     try:
         state = torch.load(str(weights), map_location="cpu", weights_only=True)  # never runs what is pickled
-    except Exception as error:
+    except Exception as error:  # whatever a damaged file makes of torch
         raise NoModel(f"'{weights}' holds no weights that can be loaded: {_first_line(error)}") from error
     widths = _widths(state, weights)
     mean = diameter or float(state.get("diam_mean", [30.0])[0])

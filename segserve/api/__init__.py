@@ -40,8 +40,12 @@ __all__ = [
 ]
 
 
-def run(ref: str, images: Sequence[str | Path] = (), *, reporter: Reporter | None = None, **options: Any) -> Result:
-    """Run executor `ref` on `images` and wait for the result. `options` are those of `Session.request`.
+def run(
+    ref: str, images: str | Path | Sequence[str | Path] = (), *, reporter: Reporter | None = None, **options: Any
+) -> Result:
+    """Run executor `ref` on `images` (one path or several) and wait for the result.
+
+    `options` are those of `Session.request`.
 
     Raises:
         SegserveError: see `segserve.errors`.

@@ -34,7 +34,7 @@ class Requests(Verbs):
     def request(
         self,
         ref: str,
-        images: Sequence[str | Path] = (),
+        images: str | Path | Sequence[str | Path] = (),
         *,
         rev: str | None = None,
         entry: str | None = None,

@@ -61,7 +61,8 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"segserve.cli.{COMMANDS[cmd_name]}")
-        return getattr(module, cmd_name.replace("-", "_") + "_command")  # type: ignore[no-any-return]
+        command: click.Command = getattr(module, cmd_name.replace("-", "_") + "_command")
+        return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

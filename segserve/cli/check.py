@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,9 @@ from segserve import findings
 from segserve.cli import options, render
 from segserve.errors import UsageError, Verdict
 from segserve.findings import Finding, Severity
+
+if TYPE_CHECKING:
+    from segserve.check.whole import Checked
 
 FORMATS = ("text", "json", "junit", "sarif", "github")
 
@@ -99,13 +102,13 @@ def _target(report: str) -> tuple[str, Path]:
     return form, Path(name)
 
 
-def _rendered(checked: Any, style: str, threshold: Severity) -> str:
+def _rendered(checked: Checked, style: str, threshold: Severity) -> str:
     from segserve import __version__
     from segserve.check import RULES
 
     found = checked.findings
     if style == "json":
-        return checked.as_json()  # type: ignore[no-any-return]
+        return checked.as_json()
     if style == "junit":
         return findings.as_junit(found, "segserve check", threshold=threshold)
     if style == "sarif":

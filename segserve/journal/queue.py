@@ -260,8 +260,7 @@ class Queue:
         """How many jobs of each lane hold a slot: all that have begun and not ended, but for those that ran and wait
         to be collected again (`postpone`)."""
         counted = self._database.read(
-            f"SELECT lane, count(*) FROM jobs INDEXED BY jobs_driven WHERE {_DRIVEN} AND not_before <= ?"
-            " GROUP BY lane",
+            f"SELECT lane, count(*) FROM jobs INDEXED BY jobs_driven WHERE {_DRIVEN} AND not_before <= ? GROUP BY lane",
             (time.time(),),
         )
         return dict(map(tuple, counted))
@@ -338,8 +337,7 @@ def _next(connection: sqlite3.Connection, lane: str) -> str | None:
         return None
     (user,) = connection.execute(_USERS, {"lane": lane, "priority": best["priority"]}).fetchone()
     (job_id,) = connection.execute(
-        f"SELECT id FROM jobs WHERE {_READY} AND lane = ? AND priority = ? AND user = ?"
-        " ORDER BY created, id LIMIT 1",
+        f"SELECT id FROM jobs WHERE {_READY} AND lane = ? AND priority = ? AND user = ? ORDER BY created, id LIMIT 1",
         (lane, best["priority"], user),
     ).fetchone()
     return str(job_id)

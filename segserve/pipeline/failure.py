@@ -49,7 +49,7 @@ def end_badly(ctx: Context, hold: Hold, failure: SegserveError) -> JobState:
 
 def back_off(tries: int, *, first: float, most: float) -> float:
     """Seconds until the next try: doubled each time, and spread: what failed together does not return together."""
-    return min(most, first * 2.0 ** (tries - 1)) * random.uniform(0.75, 1.25)  # noqa: S311
+    return min(most, first * 2.0 ** (tries - 1)) * random.uniform(0.75, 1.25)  # noqa: S311 - so that many do not come at once
 
 
 def _end(ctx: Context, hold: Hold, failure: SegserveError, state: JobState) -> JobState:

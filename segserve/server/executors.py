@@ -156,7 +156,7 @@ def router(desk: Desk) -> APIRouter:
     @routes.get("/executors")
     def executors(
         algorithm_type: Annotated[str, Query(max_length=100, description="only algorithm modules of this type")] = "",
-        tag: Annotated[list[str], Query(max_length=20, description="only modules that have all of these")] = [],  # noqa: B006
+        tag: Annotated[list[str], Query(max_length=20, description="only modules that have all of these")] = [],  # noqa: B006 - FastAPI copies it
     ) -> list[dict[str, Any]]:
         """Short names of executors, what they stand for, and how far their environments are."""
         known = prewarm.states(desk.session.ctx.home)

@@ -26,7 +26,7 @@ _PACKED = frozenset({".zip", ".png", ".tif", ".tiff"})  # compressing them again
 _ALONE = frozenset({".json", ".geojson", ".xml", ".csv", *_PACKED})
 _CHUNK = 1 << 20
 
-Format = StrEnum("Format", {name.replace("-", "_"): name for name in EXPORTERS})  # type: ignore[misc]
+Format = StrEnum("Format", {name.replace("-", "_"): name for name in EXPORTERS})  # type: ignore[misc]  # mypy wants literals
 
 
 def router(desk: Desk) -> APIRouter:

@@ -85,7 +85,7 @@ def _run(facts: Dict[str, Any], options: argparse.Namespace) -> None:
     try:
         for call in calls:
             for plane in call.planes:
-                session.offer(plane.identifier, lambda plane=plane: datasets.read(plane))  # type: ignore[misc]
+                session.offer(plane.identifier, lambda plane=plane: datasets.read(plane))
             given = {"input_dataset_ids": [plane.identifier for plane in call.planes]}
             results = session.take(runner.run(given, dict(arguments)))
             told = writer.add(call, results)

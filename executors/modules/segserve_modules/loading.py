@@ -91,9 +91,9 @@ def start(kind: Type[runners.BaseRunner], session: Session, device: str) -> runn
     object.__setattr__(runner, "_session", session)
     form = _parameters(kind.__init__)
     if "task_handler" in form or len(form) > 1 or "*" in form:
-        _call(runner.__init__, session, device, "task_handler")  # type: ignore[misc]
+        _call(runner.__init__, session, device, "task_handler")
     else:
-        runner.__init__()  # type: ignore[misc]
+        runner.__init__()
         _call(runner.initialize, session, device, "task_handler")
     before = dict(vars(runner))
     began = time.monotonic()

@@ -18,12 +18,12 @@ MAX_PIXELS = int(os.environ.get("MAX_PIXELS", "50000000"))
 # cv2 looks at the header before it allocates, with a limit that it reads when it is imported.
 os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(MAX_PIXELS)
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-from fastapi import FastAPI, UploadFile  # noqa: E402
-from fastapi.responses import JSONResponse  # noqa: E402
-from segmentor.predict import Model  # noqa: E402
-from segserve_sdk import output  # noqa: E402
+import cv2
+import numpy as np
+from fastapi import FastAPI, UploadFile
+from fastapi.responses import JSONResponse
+from segmentor.predict import Model
+from segserve_sdk import output
 
 # The two codes of the service that this one stands in for: all went well; the model failed.
 SUCCESS, FAILED = "200", "100"

@@ -14,8 +14,8 @@ import numpy as np
 FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER.parent))
 
-from segmentor import pixels, shapes  # noqa: E402
-from segmentor.prepare import prepare  # noqa: E402
+from segmentor import pixels, shapes
+from segmentor.prepare import prepare
 
 IMAGES, SIZE, RADIUS = 260, 128, (4.0, 32.0)
 OVERRIDES = (

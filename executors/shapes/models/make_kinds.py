@@ -16,9 +16,9 @@ FOLDER = Path(__file__).parent
 SEGMENTOR = FOLDER.parents[1] / "segmentor"
 sys.path[:0] = [str(FOLDER.parent), str(SEGMENTOR)]
 
-import crops  # noqa: E402
-from segmentor import pixels, shapes  # noqa: E402
-from segmentor.prepare import prepare  # noqa: E402
+import crops
+from segmentor import pixels, shapes
+from segmentor.prepare import prepare
 
 SCENES, SIZE, MOST = 80, 128, 1400
 COLOURS = {"background": (0, 0, 0), "disc": (250, 50, 83), "bar": (51, 221, 255)}
