@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from segserve.backends import local
 from segserve.layout import AttemptDir
 from segserve.model import COOKIE, LaunchPlan, Outcome, outcome_from_json
 from tests.servers import new_run
+from tests.waiting import wait_for
 
 # The command of somebody: it starts an attempt, says so, and waits for its end.
 DRIVER = """\
@@ -104,16 +104,7 @@ def living(plan: LaunchPlan) -> list[str]:
     return [one.name() for one in process.marked(COOKIE, plan.cookie)]
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> float:
-    """Wait for something to become true; return the seconds it took."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds, "it did not happen in time"
-        time.sleep(0.02)
-    return time.monotonic() - began
-
-
-def outcome_of(attempt: AttemptDir, seconds: float = 10.0) -> Outcome:
+def outcome_of(attempt: AttemptDir) -> Outcome:
     """The outcome, as soon as it is there."""
-    wait_until(attempt.outcome.exists, seconds)
+    wait_for(attempt.outcome.exists)
     return outcome_from_json(attempt.outcome.read_text())

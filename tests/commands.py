@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -47,15 +46,6 @@ def run_of(url: str) -> dict[str, Any]:
 def status_of(url: str) -> str:
     """`RUNNING`, `FINISHED`, `FAILED` or `KILLED`."""
     return str(run_of(url)["info"]["status"])
-
-
-def wait_for(condition: Callable[[], Any], *, seconds: float = 40.0) -> Any:
-    """What `condition` returns once it is true."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
-    return found
 
 
 def options_in(text: str) -> set[str]:

@@ -19,8 +19,9 @@ from segserve.errors import BackendError, NoSlot
 from segserve.layout import AttemptDir, Home, JobDir
 from segserve.model import CONTAINER_LABEL, Ending, LaunchPlan, outcome_from_json, to_json
 from segserve.tracking import record
-from tests.attempts import drive, kill, living, make_attempt, make_plan, outcome_of, wait_until
+from tests.attempts import drive, kill, living, make_attempt, make_plan, outcome_of
 from tests.image import base_image
+from tests.waiting import wait_for
 
 FAKE = Gpu("GPU-fake", 0, "Fake", 2**30, (9, 0))
 # Two that keep the cookie, one in a session of its own; one that has thrown its whole environment away.
@@ -42,18 +43,18 @@ def test_what_a_killed_supervisor_leaves_is_ended_by_the_next_command(tmp_path: 
     plan = make_plan(attempt, mlflow_server, attached=False)
     (tmp_path / "plan").write_text(to_json(plan))
     driver = drive(attempt, tmp_path / "plan")
-    wait_until(lambda: len(_in_heartbeat(attempt)) == 4)
+    wait_for(lambda: len(_in_heartbeat(attempt)) == 4)
     processes = _in_heartbeat(attempt)
     kill(driver)
     assert _supervisor(attempt).send(signal.SIGKILL)
-    wait_until(lambda: not _supervisor(attempt).alive)
+    wait_for(lambda: not _supervisor(attempt).alive)
     assert all(Path(f"/proc/{pid}").exists() for pid in processes)
     began = time.monotonic()
     outcome = local.recover(attempt)
     assert time.monotonic() - began < 6
     assert outcome == outcome_from_json(attempt.outcome.read_text())
     assert (outcome.ending, outcome.fence) == (Ending.LOST, 7)
-    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in processes))
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in processes))
     assert local.recover(attempt) == outcome
 
 
@@ -63,7 +64,7 @@ def test_waiting_for_a_supervisor_that_is_killed(tmp_path: Path, mlflow_server: 
     plan = make_plan(attempt, mlflow_server)
     handle.start(plan)
     assert handle.poll() is None
-    wait_until(lambda: living(plan))
+    wait_for(lambda: living(plan))
     _supervisor(attempt).send(signal.SIGKILL)
     assert handle.wait().ending is Ending.LOST
     assert not living(plan)
@@ -87,7 +88,7 @@ def _dead(folder: Path) -> local.Handle:
     attempt = make_attempt(folder, "true")
     handle = local.preload(attempt)
     _supervisor(attempt).send(signal.SIGKILL)
-    wait_until(lambda: not _supervisor(attempt).alive)
+    wait_for(lambda: not _supervisor(attempt).alive)
     return handle
 
 
@@ -131,7 +132,7 @@ def test_a_lease_lives_exactly_as_long_as_the_supervisor(tmp_path: Path, mlflow_
     plan = make_plan(attempt, mlflow_server, attached=False, gpus=[FAKE.uuid])
     (tmp_path / "plan").write_text(to_json(plan))
     driver = drive(attempt, tmp_path / "plan")
-    wait_until((attempt.checkout / "gpu").exists)
+    wait_for((attempt.checkout / "gpu").exists)
     kill(driver)
     time.sleep(0.2)
 
@@ -142,7 +143,7 @@ def test_a_lease_lives_exactly_as_long_as_the_supervisor(tmp_path: Path, mlflow_
         lease()
     (attempt.checkout / "stop").touch()
     assert outcome_of(attempt).ending is Ending.SUCCEEDED
-    wait_until(lambda: not _supervisor(attempt).alive)
+    wait_for(lambda: not _supervisor(attempt).alive)
     assert (attempt.checkout / "gpu").read_text() == "GPU-fake\n"
     assert (tmp_path / "GPU-fake.lock").read_text() == ""
     lease().close()
@@ -154,9 +155,9 @@ def test_what_a_killed_supervisor_left_on_a_gpu_keeps_it(tmp_path: Path, mlflow_
     handle = local.preload(attempt)
     with devices.lease(1, job=plan.job_id, inventory=lambda: [FAKE], folder=tmp_path) as lease:
         handle.start(plan, lease)
-    wait_until(lambda: living(plan))
+    wait_for(lambda: living(plan))
     _supervisor(attempt).send(signal.SIGKILL)
-    wait_until(lambda: not _supervisor(attempt).alive)
+    wait_for(lambda: not _supervisor(attempt).alive)
     with pytest.raises(NoSlot, match="what a killed job left"):
         devices.lease(1, job="other", wait=False, inventory=lambda: [FAKE], folder=tmp_path)
     assert local.recover(attempt) != local.ALIVE
@@ -181,7 +182,7 @@ def test_no_container_is_left(tmp_path: Path, mlflow_server: str, image: str, en
     plan = make_plan(attempt, mlflow_server, docker_args={"network": "host"}, job_id=f"docker-{end}-{time.time_ns()}")
     handle = local.preload(attempt)
     handle.start(plan)
-    wait_until(lambda: _containers(plan), 60)
+    wait_for(lambda: _containers(plan))
     if end == "cancel":
         assert local.cancel(attempt)
         assert handle.wait().ending is Ending.CANCELLED
@@ -272,4 +273,4 @@ def test_the_hold_on_the_tracking_server_lives_with_the_supervisor(
         with record.exclusive_hold(home) as nobody:
             return nobody
 
-    wait_until(nobody_holds)
+    wait_for(nobody_holds)

@@ -19,10 +19,11 @@ from segserve.bench.rows import Benchmark, ranked
 from segserve.errors import InvalidParameters, UsageError
 from segserve.pipeline import Request
 from segserve.refs import parse
-from tests.commands import SEGSERVE, Command, run_of, status_of, wait_for
+from tests.commands import SEGSERVE, Command, run_of, status_of
 from tests.executors import make_executor
 from tests.repositories import make_repository
 from tests.servers import call
+from tests.waiting import wait_for
 
 pytest_plugins = ["tests.command_fixtures"]
 

@@ -22,10 +22,11 @@ import tifffile
 from segserve import api
 from segserve.cli import COMMANDS, cli, render
 from segserve.errors import SegserveError
-from tests.commands import SEGSERVE, Command, options_in, run_of, status_of, wait_for
+from tests.commands import SEGSERVE, Command, options_in, run_of, status_of
 from tests.executors import make_executor
 from tests.modules import make_module
 from tests.repositories import git, make_repository
+from tests.waiting import wait_for
 
 pytest_plugins = ["tests.command_fixtures"]
 

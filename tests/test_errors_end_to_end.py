@@ -10,9 +10,10 @@ import pytest
 
 from segserve import errors
 from segserve.errors import SegserveError
-from tests.commands import SEGSERVE, Command, Done, status_of, wait_for
+from tests.commands import SEGSERVE, Command, Done, status_of
 from tests.executors import make_executor
 from tests.repositories import git, make_repository
+from tests.waiting import wait_for
 
 pytest_plugins = ["tests.command_fixtures"]
 pytestmark = pytest.mark.usefixtures("here")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import http.client
 import json
-import subprocess
 import sys
 import threading
 import time
@@ -22,8 +21,8 @@ from segserve.launch.output import Output
 from segserve.model import Ending
 from segserve.tracking import TrackingServer
 from tests.attempts import run_attempt
+from tests.pythons import make_environment
 from tests.servers import call, new_run, status_of
-from tests.test_tracking import find_python
 
 
 def gate_to(
@@ -262,15 +261,10 @@ print("mlflow", mlflow.__version__)
 
 @pytest.mark.network
 def test_mlflow_1_22_passes(tmp_path: Path, mlflow_server: str) -> None:
-    uv = Path(sys.executable).with_name("uv")
-    python = find_python(uv, "3.8")
-    assert python is not None, "this test needs Python 3.8"
-    venv = tmp_path / "old"
-    subprocess.run([uv, "venv", "-q", "-p", python, venv], check=True)
     packages = ["mlflow-skinny==1.22.0", "setuptools<70", "protobuf<3.21"]
-    subprocess.run([uv, "pip", "install", "-q", "-p", venv / "bin" / "python", *packages], check=True)
+    programs = make_environment(tmp_path / "old", "3.8", *packages)
     attempt, plan, outcome = run_attempt(
-        tmp_path, mlflow_server, "python script", script=OLD_CLIENT, path=(str(venv / "bin"),)
+        tmp_path, mlflow_server, "python script", script=OLD_CLIENT, path=(str(programs),)
     )
     log = attempt.log.read_text()
     assert outcome.ending is Ending.SUCCEEDED, log

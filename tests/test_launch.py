@@ -16,8 +16,9 @@ from segserve.backends import local
 from segserve.launch.executor import docker_arguments, explain
 from segserve.launch.log import Log
 from segserve.model import COOKIE, GO, Ending, LaunchPlan, to_json
-from tests.attempts import drive, kill, living, make_attempt, make_plan, outcome_of, run_attempt, wait_until
+from tests.attempts import drive, kill, living, make_attempt, make_plan, outcome_of, run_attempt
 from tests.servers import status_of
+from tests.waiting import wait_for
 
 
 def test_an_executor_that_succeeds(tmp_path: Path, mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +108,7 @@ def test_cancel(tmp_path: Path, mlflow_server: str) -> None:
     assert not local.cancel(attempt)  # not launched: its driver has to be stopped
     plan = make_plan(attempt, mlflow_server)
     handle.start(plan)
-    wait_until(lambda: living(plan).count("sleep") == 2)
+    wait_for(lambda: living(plan).count("sleep") == 2)
     began = time.monotonic()
     assert local.cancel(attempt, wait=True)
     assert time.monotonic() - began < 10
@@ -122,9 +123,9 @@ def test_an_attached_attempt_ends_with_its_parent(tmp_path: Path, mlflow_server:
     plan = make_plan(attempt, mlflow_server)
     (tmp_path / "plan").write_text(to_json(plan))
     driver = drive(attempt, tmp_path / "plan")
-    wait_until(lambda: living(plan).count("sleep") == 2)
+    wait_for(lambda: living(plan).count("sleep") == 2)
     kill(driver)
-    assert wait_until(lambda: not living(plan), 10)
+    wait_for(lambda: not living(plan))
     assert outcome_of(attempt).ending is Ending.ORPHANED
 
 
@@ -133,7 +134,7 @@ def test_a_detached_attempt_survives_its_parent(tmp_path: Path, mlflow_server: s
     plan = make_plan(attempt, mlflow_server, attached=False)
     (tmp_path / "plan").write_text(to_json(plan))
     driver = drive(attempt, tmp_path / "plan")
-    wait_until(lambda: living(plan))
+    wait_for(lambda: living(plan))
     kill(driver)
     time.sleep(0.5)
     assert local.recover(attempt) == local.ALIVE
@@ -146,10 +147,10 @@ def test_a_detached_attempt_survives_its_parent(tmp_path: Path, mlflow_server: s
 def test_a_supervisor_that_is_never_told_to_start_ends_silently(tmp_path: Path) -> None:
     attempt = make_attempt(tmp_path, "true")
     driver = drive(attempt, None)
-    wait_until(attempt.supervisor.exists)
+    wait_for(attempt.supervisor.exists)
     pid = json.loads(attempt.supervisor.read_text())["pid"]
     kill(driver)
-    wait_until(lambda: not Path(f"/proc/{pid}").exists())
+    wait_for(lambda: not Path(f"/proc/{pid}").exists())
     assert attempt.log.read_text() == ""
     assert not attempt.outcome.exists()
 

@@ -13,7 +13,7 @@ from segserve import api, dialects, scaffold
 from segserve.check.probes import course
 from segserve.cli import main
 from segserve.cli.new import TEMPLATES
-from segserve.environments import interpreters
+from tests.pythons import need_python
 from tests.repositories import git
 
 pytest_plugins = ["tests.command_fixtures"]
@@ -83,8 +83,7 @@ def test_check_runs_modules(
 @pytest.mark.parametrize("python", ["3.8", "3.12"])
 @pytest.mark.usefixtures("here")
 def test_modules_run_on_old_and_new_pythons(python: str, tmp_path: Path) -> None:
-    if not any(found.version.startswith(f"{python}.") for found in interpreters.installed()):
-        pytest.fail(f"no Python {python} on this machine: install one (pyenv, uv python install {python})")
+    need_python(python)
     made = api.new(tmp_path / "module", template="compox-segmentation")
     result = api.run(str(made), [made / "example"], python=python, output=tmp_path / "result")
     assert result.counts == (7,)

@@ -15,13 +15,13 @@ import pytest
 import segserve
 from segserve import api
 from segserve.backends import local
-from segserve.environments import interpreters
 from segserve.layout import AttemptDir
 from segserve.model import Progress
 from tests.channel import make_channel
 from tests.commands import run_of
 from tests.executors import MAIN, MLPROJECT, make_executor
 from tests.image import base_image
+from tests.pythons import need_python
 from tests.repositories import make_repository
 
 
@@ -45,8 +45,7 @@ def _stop_server(home: object) -> Iterator[None]:
 @pytest.mark.network
 def test_mlflow_1_30_on_python_3_8(tmp_path: Path, images: Path) -> None:
     """What public executors pin: a Python patch that cannot be had, an MLflow older than the server."""
-    if not any(found.version.startswith("3.8.") for found in interpreters.installed()):
-        pytest.fail("no Python 3.8 on this machine: install one (pyenv, uv python install 3.8)")
+    need_python("3.8")
     conda = """\
         name: old
         channels: [defaults]

@@ -28,6 +28,8 @@ from segserve import process, tracking
 from segserve.errors import AccessDenied, NotFound, TrackingUnreachable, UsageError
 from segserve.layout import Home
 from segserve.tracking import client, record, rest
+from tests.pythons import make_environment
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[1]
 
@@ -74,13 +76,6 @@ def pid_of(home: Home) -> int:
     known = record.read(home)
     assert known is not None
     return known.identity.pid
-
-
-def wait_until(condition: Any, seconds: float = 15.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 # --- which server ---------------------------------------------------------------------------------------------------
@@ -329,7 +324,7 @@ def test_the_life_of_a_server(stopping: Home, monkeypatch: pytest.MonkeyPatch) -
     tracker = tracking.Tracker(tracking.resolve(home), home)
     run = tracker.create_run(tracker.experiment("survivor"), name="r", params={"kept": "yes"})
     os.kill(first, signal.SIGKILL)
-    wait_until(lambda: not tracking.server_status(home).running)
+    wait_for(lambda: not tracking.server_status(home).running)
     tracker.finish(run.run_id, "KILLED")  # finds a new server by itself
     second = pid_of(home)
     assert second != first
@@ -363,7 +358,7 @@ def test_the_life_of_a_server(stopping: Home, monkeypatch: pytest.MonkeyPatch) -
     assert held.identity.alive, "a process that inherited the descriptor holds it"
     child.kill()
     child.wait()
-    wait_until(lambda: not held.identity.alive)
+    wait_for(lambda: not held.identity.alive)
     assert not tracking.server_status(home).running
 
 
@@ -579,29 +574,14 @@ assert mlflow.__version__ == "1.30.1"
 """
 
 
-def find_python(uv: Path, minor: str) -> str | None:
-    """An installed interpreter. pyenv's shims hide all but the selected versions from uv."""
-    for path in Path(os.environ.get("PYENV_ROOT", "/nonexistent")).glob(f"versions/{minor}.*/bin/python"):
-        return str(path)
-    found = subprocess.run([uv, "python", "find", "--no-project", minor], capture_output=True, text=True)
-    return found.stdout.strip() or None
-
-
 @pytest.mark.network
 def test_mlflow_1_30_on_python_3_8_logs_to_it(
     tracker: tracking.Tracker, run: tracking.RunHandle, tmp_path: Path
 ) -> None:
-    uv = Path(sys.executable).with_name("uv")
-    python = find_python(uv, "3.8")
-    if python is None:
-        pytest.skip("no Python 3.8")
-    venv = tmp_path / "old"
-    subprocess.run([uv, "venv", "-q", "-p", python, venv], check=True)
-    packages = ["mlflow==1.30.1", "setuptools<70"]
-    subprocess.run([uv, "pip", "install", "-q", "-p", venv / "bin" / "python", *packages], check=True)
+    programs = make_environment(tmp_path / "old", "3.8", "mlflow==1.30.1", "setuptools<70")
     (tmp_path / "output.json").write_text("{}")
     environment = {**os.environ, **tracker.server.variables, "MLFLOW_RUN_ID": run.run_id}
-    subprocess.run([venv / "bin" / "python", "-c", OLD_CLIENT], cwd=tmp_path, env=environment, check=True)
+    subprocess.run([programs / "python", "-c", OLD_CLIENT], cwd=tmp_path, env=environment, check=True)
     artifacts = tracker.local_artifacts(run.run_id)
     assert artifacts is not None
     assert (artifacts / "output.json").read_text() == "{}"
