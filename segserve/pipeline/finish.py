@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
-import socket
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import segserve
-from segserve import collect, conversion, inputs, report, tracking
+from segserve import tracking
 from segserve.diagnosis import diagnose
 from segserve.errors import (
     AttemptLost,
     BackendError,
     ExecutorFailed,
-    NotFound,
-    OutputMissing,
     RunCancelled,
     RunTimedOut,
 )
-from segserve.exporters import export_all
-from segserve.format import Document
 from segserve.journal import StaleFence
 from segserve.layout import AttemptDir, JobDir
 from segserve.model import Ending, Job, JobState, Outcome
 from segserve.pipeline import facts as facts_file
 from segserve.pipeline import reuse
+from segserve.pipeline.assemble import assemble
 from segserve.pipeline.confinement import explained, note_filled
 from segserve.pipeline.context import Context, Hold
 from segserve.pipeline.facts import Facts
 from segserve.pipeline.failure import forget_secrets, log_logs
 from segserve.pipeline.publish import Result, publish
-from segserve.project import POLYGONS
 
 LOG_TAIL_BYTES = 256 * 1024
 
@@ -118,60 +109,29 @@ def tail(log: Path, limit: int = LOG_TAIL_BYTES) -> str:
 
 
 def _collect(ctx: Context, job: Job, hold: Hold, outcome: Outcome) -> Result:
+    """The result, where people look for it and in the MLflow run."""
     began = time.monotonic()
     ctx.reporter.phase("Collecting the result")
-    folder, assembly = hold.folder, hold.folder.assembly(hold.fence)
+    folder = hold.folder
     facts = facts_file.read(folder).timed(executor=outcome.ended - outcome.started)
-    project = hold.attempt.checkout / job.pin.subdir
-    artifacts = _artifacts(ctx, folder, facts)
-    # Files are kept as they were logged; only polygons are held against the images.
-    polygons = job.images_parameter and job.options.get("produces", POLYGONS) == POLYGONS
-    images = inputs.read_map(folder.inputs_map) if polygons else ()
-    shutil.rmtree(assembly, ignore_errors=True)
-    assembly.mkdir()
-    # In files that people pass on, an image is called by its name below the folder that all have in common.
-    named = tuple(replace(image, source=name) for image, name in zip(images, inputs.short_names(images), strict=True))
-    if images:
-        output, note = collect.find_output(artifacts, project)
-        collected = collect.collect(output, named)
-        warnings = (*facts.warnings, *([note] if note else []))
-        document = collected.document if isinstance(collected.document, Document) else None
-        written = report.write(
-            assembly,
-            collected,
-            named,
-            folder.inputs,
-            report_facts(job, replace(facts, warnings=warnings), outcome),
-            overlays=job.options.get("overlays", 24),
-            originals=[image.source for image in images],
-        )
-        counts, findings = written.counts, written.findings
-        if job.options.get("exports"):
-            # From what was just written, by the same way as `segserve export`: one home for how it is read.
-            loaded = conversion.load(assembly, staged=folder.inputs_map)
-            exported = export_all(loaded.results, job.options["exports"], assembly / conversion.EXPORTS)
-            findings = (*findings, *exported.findings)
-    else:
-        warnings = (*facts.warnings, *_copy_artifacts(artifacts, project, assembly / "artifacts"))
-        document, findings, counts = None, (), ()
-    shutil.copyfile(folder.lockfile, assembly / "segserve.lock")
+    found = assemble(ctx, job, hold, facts, outcome)
     if Path(job.output) == folder.result:
         _clear(folder)
-    published = publish(assembly, Path(job.output), exact=job.output_exact)
-    facts = replace(facts.timed(collect=time.monotonic() - began), warnings=warnings)
+    published = publish(folder.assembly(hold.fence), Path(job.output), exact=job.output_exact)
+    facts = replace(facts.timed(collect=time.monotonic() - began), warnings=found.warnings)
     facts.write(folder)
     result = Result(
         job_id=job.id,
         pin=job.pin,
         entry=job.entry,
-        images=tuple(images),
-        document=document,
-        findings=findings,
+        images=found.images,
+        document=found.document,
+        findings=found.findings,
         folder=published,
         run_url=facts.run_url,
-        counts=counts,
+        counts=found.counts,
         seconds=facts.seconds,
-        warnings=warnings,
+        warnings=found.warnings,
     )
     return _log_result(ctx, hold, facts, result, outcome)
 
@@ -181,74 +141,6 @@ def _clear(folder: JobDir) -> None:
     for pattern in ("result", "result-*", ".result.*.partial"):
         for left in folder.path.glob(pattern):
             shutil.rmtree(left)
-
-
-def _artifacts(ctx: Context, folder: JobDir, facts: Facts) -> Path | None:
-    """What the executor logged, on this disk: where it lies, or downloaded from somebody's tracking server."""
-    tracker = tracking.open_tracker(ctx.home, facts.tracking_uri)
-    local = tracker.local_artifacts(facts.run_id)
-    if local is not None:
-        return local
-    try:
-        return tracker.download(facts.run_id, "", folder.path / "artifacts")
-    except NotFound:  # nothing was logged
-        return None
-
-
-def _copy_artifacts(artifacts: Path | None, project: Path, target: Path) -> tuple[str, ...]:
-    """What an entry point without images logged, as it is, but for links; returns notes for people."""
-    target.mkdir()
-    if artifacts is not None and artifacts.is_dir():
-        shutil.copytree(artifacts, target, ignore=_links, dirs_exist_ok=True)
-    if (target / collect.NAME).exists():
-        return ()
-    try:
-        left, note = collect.find_output(None, project)
-    except OutputMissing:  # training logs models and metrics, not polygons
-        return ()
-    shutil.copyfile(left, target / collect.NAME)
-    return (note,)
-
-
-def _links(folder: str, names: list[str]) -> list[str]:
-    return [name for name in names if (Path(folder) / name).is_symlink()]
-
-
-def report_facts(job: Job, facts: Facts, outcome: Outcome) -> Mapping[str, Any]:
-    """What the report says about how the result was made."""
-    return {
-        **facts.about,
-        "executor": job.executor,
-        "repository": job.pin.repo,
-        "commit": job.pin.sha,
-        "subdir": job.pin.subdir,
-        "entry": job.entry,
-        "command": command(job),
-        "parameters": dict(job.parameters),
-        "environment": {"kind": job.environment.kind, "source": job.environment.source, "key": job.environment.key},
-        "machine": {
-            "host": socket.gethostname(),
-            "memory": f"{outcome.max_rss_bytes / 1e6:.0f} MB" if outcome.max_rss_bytes else "–",
-            "cpu": f"{outcome.cpu_seconds:.1f} s",
-        },
-        "job": job.id,
-        "created": job.created,
-        "mlflow_url": facts.run_url,
-        "inputs_digest": facts.inputs_digest,
-        "seconds": dict(facts.seconds),
-        "warnings": list(facts.warnings),
-        "version": segserve.__version__,
-    }
-
-
-def command(job: Job) -> str:
-    """What to type to run the same commit again."""
-    fragment = f"{job.pin.subdir}:{job.entry}" if job.pin.subdir else job.entry
-    words = ["segserve", "run", f"{job.pin.repo}@{job.pin.sha}#{fragment}"]
-    words += ["IMAGES"] if job.images_parameter else []
-    words += [word for name, value in job.options.get("selection", {}).items() for word in (f"--{name}", str(value))]
-    words += [word for name, value in job.parameters.items() for word in ("-P", f"{name}={value}")]
-    return shlex.join(words)
 
 
 def _log_result(ctx: Context, hold: Hold, facts: Facts, result: Result, outcome: Outcome) -> Result:
