@@ -8,7 +8,7 @@ from pathlib import Path
 import segserve
 from segserve import environments, git, lock
 from segserve.errors import UsageError
-from segserve.pipeline import Context, Request
+from segserve.pipeline import Context, Request, building
 from segserve.project import Project
 from segserve.refs import RepoKind
 from segserve.store import Resolution
@@ -29,7 +29,15 @@ def write(
     for warning in spec.warnings:
         ctx.reporter.warn(warning)
     reporter = ctx.reporter
-    built = environments.prepare(ctx.home, project, spec, options=build, report=reporter.line, phase=reporter.phase)
+    built = environments.prepare(
+        ctx.home,
+        project,
+        spec,
+        options=build,
+        walls=building.walls(ctx.settings.sandbox, project, others=request.others),
+        report=reporter.line,
+        phase=reporter.phase,
+    )
     reporter.phase("Asking the index for hashes")
     lines = environments.with_hashes(project, built)
     known = lock.read(target) if target.is_file() else lock.Lock()

@@ -9,7 +9,7 @@ from segserve import environments
 from segserve.api.verbs import Verbs
 from segserve.environments import docker
 from segserve.errors import BackendError
-from segserve.pipeline import Request, settle
+from segserve.pipeline import Request, building, settle
 
 
 class Environments(Verbs):
@@ -32,7 +32,7 @@ class Environments(Verbs):
         ]
 
     def build_environment(self, request: Request) -> dict[str, Any]:
-        """Build (or find) the environment of an executor."""
+        """Build (or find) the environment of an executor, shut in as a job of this request would be."""
         with self._loaded(request) as (_, loaded, _notes):
             spec = environments.detect(loaded, request.build)
             for warning in spec.warnings:
@@ -43,6 +43,7 @@ class Environments(Verbs):
                 spec,
                 report=self.ctx.reporter.line,
                 options=request.build,
+                walls=building.walls(self.ctx.settings.sandbox, loaded, others=request.others),
                 phase=self.ctx.reporter.phase,
             )
         return {

@@ -43,15 +43,16 @@ class Pipelines(Environments, Requests):
             for slug, entry in self.pipelines().entries.items()
         ]
 
-    def build_pipeline(self, slug: str) -> list[dict[str, Any]]:
-        """Build the environments of a pipeline; one row for each, as `env build` has them.
+    def build_pipeline(self, slug: str, *, others: bool = False) -> list[dict[str, Any]]:
+        """Build the environments of a pipeline; one row for each, as `env build` has them. `others`: see `Request`.
 
         Raises:
             UnknownPipeline: there is none.
             EnvironmentBuildFailed, BackendError: it cannot be built.
         """
         chain = self.pipelines().chain(slug)
-        return [self.build_environment(wire.from_json(stage.request)) for stage in chain.stages]
+        requests = [replace(wire.from_json(stage.request), others=others) for stage in chain.stages]
+        return [self.build_environment(request) for request in requests]
 
     @contextmanager
     def offline(self, request: Request) -> Iterator[project.Project]:

@@ -19,12 +19,13 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from segserve import process, redact, store
+from segserve import redact, store
 from segserve.environments import conda, docker, local, pip, uv
 from segserve.environments.base import FREE_SPACE, Builder, BuildOptions, Report, build_failed
 from segserve.environments.indexes import host_settings
 from segserve.environments.locked import declaration, with_hashes
 from segserve.environments.uv import SEEDS
+from segserve.environments.walls import OPEN, SCRATCH, Walls
 from segserve.errors import (
     DiskFull,
     InvalidParameters,
@@ -109,11 +110,13 @@ def prepare(
     spec: EnvironmentSpec,
     *,
     options: BuildOptions | None = None,
+    walls: Callable[[Path, Report], Walls] = lambda _build, _report: OPEN,
     report: Report = lambda _: None,
     phase: Report = lambda _: None,
 ) -> Environment:
     """The built environment of `spec`: found (a few file-system calls), or built under its lock.
 
+    `walls` makes those behind which the code of packages runs, of the folder in which a build may write.
     `report` gets every line of a build's output, `phase` says what is going on in one sentence. The warnings of the
     returned environment's spec include what only the build could know.
 
@@ -133,7 +136,7 @@ def prepare(
         if found is not None:
             return found
         phase(f"Building the environment ({spec.kind}{': ' if spec.source else ''}{spec.source})")
-        return _build(home, project, spec, options or BuildOptions(), report)
+        return _build(home, project, spec, options or BuildOptions(), walls, report)
 
 
 def is_built(home: Home, spec: EnvironmentSpec) -> bool:
@@ -252,14 +255,23 @@ def _entry(folder: EnvironmentDir) -> BuiltEnvironment | None:
 # --------------------------------------------------------------------------------------------------------- building
 
 
-def _build(home: Home, project: Project, spec: EnvironmentSpec, options: BuildOptions, report: Report) -> Environment:
+def _build(
+    home: Home,
+    project: Project,
+    spec: EnvironmentSpec,
+    options: BuildOptions,
+    walls: Callable[[Path, Report], Walls],
+    report: Report,
+) -> Environment:
     folder = home.environment(spec.key)
     log = home.environment_log(spec.key)
     began = time.monotonic()
     with _cleared_unless_marked(folder, log) as build, _logging(log, report) as tell:
-        environment = _run_builder(spec, project, build / "prefix", options, tell)
-        python = _verified(environment, tell)
-        environment = _with_conflicts(environment, tell)
+        around = walls(build, tell)
+        environment = _run_builder(spec, project, build / "prefix", options, tell, around)
+        python = _verified(environment, tell, around)
+        environment = _with_conflicts(environment, tell, around)
+        shutil.rmtree(build / SCRATCH, ignore_errors=True)
         notes = [warning for warning in environment.spec.warnings if warning not in spec.warnings]
         record = {
             "environment": asdict(environment),
@@ -275,14 +287,16 @@ def _build(home: Home, project: Project, spec: EnvironmentSpec, options: BuildOp
 
 
 def _run_builder(
-    spec: EnvironmentSpec, project: Project, prefix: Path, options: BuildOptions, report: Report
+    spec: EnvironmentSpec, project: Project, prefix: Path, options: BuildOptions, report: Report, walls: Walls
 ) -> Environment:
     if spec.kind == uv.kind:
         # uv and conda do not know each other; the third way to an interpreter is handed over here.
         def channel(version: str, folder: Path, tell: Report) -> Path:
-            return conda.python_from_channel(version, folder, options, tell)
+            return conda.python_from_channel(version, folder, options, tell, walls)
 
-        return uv.build(spec, project, prefix, report, channel=channel)
+        return uv.build(spec, project, prefix, report, channel=channel, walls=walls)
+    if spec.kind == conda.kind:
+        return conda.build(spec, project, prefix, report, walls=walls)
     return BUILDERS[spec.kind].build(spec, project, prefix, report)
 
 
@@ -323,13 +337,15 @@ def _logging(log: Path, report: Report) -> Iterator[Callable[[str], None]]:
             raise
 
 
-def _verified(environment: Environment, report: Report) -> str:
+def _verified(environment: Environment, report: Report, walls: Walls) -> str:
     """The version of its Python, found by running it; '' for one without Python. Not cheap, so only after a build."""
     python = Path(environment.location) / "bin" / "python"
     if not python.exists():
         return ""
     code = "import sys, encodings, zlib; print(sys.prefix); print('.'.join(str(n) for n in sys.version_info[:3]))"
-    done = process.run([python, "-I", "-c", code], env=host_settings().environment(), check=False, timeout=120)
+    variables = host_settings().environment()
+    argv = [str(python), "-I", "-c", code]
+    done = walls.run(argv, folder=python.parent, environment=variables, check=False, timeout=120)
     lines = done.stdout.splitlines()
     if done.code != 0 or len(lines) != 2 or Path(lines[0]).resolve() != Path(environment.location).resolve():
         report(done.stderr)
@@ -337,9 +353,9 @@ def _verified(environment: Environment, report: Report) -> str:
     return lines[1]
 
 
-def _with_conflicts(environment: Environment, report: Report) -> Environment:
+def _with_conflicts(environment: Environment, report: Report, walls: Walls) -> Environment:
     python = Path(environment.location) / "bin" / "python"
-    conflicts = pip.check(python) if python.exists() else ()
+    conflicts = pip.check(python, walls) if python.exists() else ()
     for conflict in conflicts:
         report(conflict)
     notes = [f"Packages do not fit together: {conflict}" for conflict in conflicts[:_MAX_CONFLICTS]]

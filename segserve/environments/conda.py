@@ -13,6 +13,7 @@ from segserve.environments import channels as sources
 from segserve.environments import condafile, locked, pip, solver
 from segserve.environments.base import BuildOptions, Report, inside, key_of, repository_root
 from segserve.environments.condafile import CondaFile
+from segserve.environments.walls import OPEN, Walls, check_interpreter
 from segserve.errors import EnvironmentBuildFailed, InvalidParameters, InvalidProject
 from segserve.model import Environment, EnvironmentSpec
 from segserve.project import Project
@@ -70,7 +71,7 @@ def detect(project: Project, options: BuildOptions) -> EnvironmentSpec | None:
     return EnvironmentSpec(kind, declared.file, key_of(kind, parts), details, warnings)
 
 
-def build(spec: EnvironmentSpec, project: Project, prefix: Path, report: Report) -> Environment:
+def build(spec: EnvironmentSpec, project: Project, prefix: Path, report: Report, *, walls: Walls = OPEN) -> Environment:
     """Solve, install into `prefix`, then the `pip:` part by uv, then compile bytecode. A lock leaves nothing to choose.
 
     Raises:
@@ -81,17 +82,18 @@ def build(spec: EnvironmentSpec, project: Project, prefix: Path, report: Report)
     details = spec.details
     file = _load(project)
     records, warning = _solved(details["specs"], details["channels"], report, pip=True)
-    solver.install(records, prefix, report)
+    solver.install(records, prefix, report, walls)
     packages = [_shown(record) for record in records]
     python = prefix / "bin" / "python"
     if any(record.name.normalized == "python" for record in records):
-        solver.compile_bytecode(python, report)
+        solver.compile_bytecode(python, report, walls)
         if file.pip:
             requirements = _requirements(file, project, details.get("locked", ()), revisions=details["revisions"])
-            before = set(pip.freeze(python))
-            pip.install(python, requirements, prefix.parent / "pip", report)
-            packages += [package for package in pip.freeze(python) if package not in before]
-    path, variables = solver.activation(prefix, report)
+            before = set(pip.freeze(python, walls))
+            pip.install(python, requirements, prefix.parent / "pip", report, walls=walls)
+            packages += [package for package in pip.freeze(python, walls) if package not in before]
+        check_interpreter(prefix)
+    path, variables = solver.activation(prefix, report, walls)
     if warning:
         spec = replace(spec, warnings=(*spec.warnings, warning))
     return Environment(
@@ -133,7 +135,7 @@ def health(environment: Environment) -> str | None:
     return None
 
 
-def python_from_channel(version: str, prefix: Path, options: BuildOptions, report: Report) -> Path:
+def python_from_channel(version: str, prefix: Path, options: BuildOptions, report: Report, walls: Walls = OPEN) -> Path:
     """A Python `version` (X.Y or X.Y.Z) from a conda channel, installed into the empty `prefix`; its interpreter.
 
     The third way for builders that want an interpreter and nothing else of conda.
@@ -146,8 +148,8 @@ def python_from_channel(version: str, prefix: Path, options: BuildOptions, repor
         raise EnvironmentBuildFailed(f"'{version}' is no version that can be asked of a channel.")
     chosen = sources.choose(None, options)
     records = solver.solve((f"python={version}",), chosen.shown, report, pip=False)
-    solver.install(records, prefix, report)
-    solver.compile_bytecode(prefix / "bin" / "python", report)
+    solver.install(records, prefix, report, walls)
+    solver.compile_bytecode(prefix / "bin" / "python", report, walls)
     return prefix / "bin" / "python"
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from segserve import redact
 from segserve.environments.base import hash_file, hash_text
@@ -27,6 +27,7 @@ _DECIDING = re.compile(
     r"|EXCLUDE_NEWER|TORCH_BACKEND|NO_BINARY\w*|NO_BUILD\w*|OFFLINE)"
 )
 _FILES = ("UV_CONSTRAINT", "UV_OVERRIDE", "UV_BUILD_CONSTRAINT", "UV_EXCLUDE")
+_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSL_CLIENT_CERT", "GIT_SSL_CAINFO")
 _BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # other programs' words for SSL_CERT_FILE; git is told of them too
 # What would aim uv at another environment or project than the one we name.
 _AIMS = re.compile(
@@ -148,6 +149,23 @@ def host_settings() -> HostSettings:
     return HostSettings(indexes, _connection(pip), constraints, _arguments(pip), decided)
 
 
+def host_files() -> tuple[Path, ...]:
+    """Files and folders of this machine that uv reads besides: its own files, wheel folders, certificates, constraints.
+
+    An index that is a folder links to files beside it: the folder around it counts.
+    """
+    host = host_settings()
+    variables = {**os.environ, **host.variables}
+    paths = [*_uv_files(), *host.constraints]
+    paths += [Path(variables[name]) for name in (*_CERTIFICATES, *_BUNDLES) if variables.get(name)]
+    paths += [Path(word) for name in _FILES for word in variables.get(name, "").split()]
+    for url in (host.indexes.index or "", *host.indexes.extra):
+        if url.startswith("file:"):
+            paths.append(Path(unquote(urlsplit(url).path)).parent)
+    paths += [Path(_local(link)) for link in host.indexes.find_links if "://" not in link or link.startswith("file:")]
+    return tuple(path for path in paths if path.is_absolute())
+
+
 def pip_settings() -> dict[str, str]:
     """pip's effective options for `install`: files, least important first, then `PIP_*` variables.
 
@@ -241,13 +259,17 @@ def _handed_on(name: str) -> bool:
 
 def _link_identity(link: str) -> Any:
     # A wheel folder decides by what it holds: names and sizes, no path, so that a moved folder is the same.
-    path = Path(urlsplit(link).path if link.startswith("file:") else link)
+    path = Path(_local(link))
     if "://" in link and not link.startswith("file:"):
         return redact.url(link)
     if not path.is_dir():
         return str(path)
     with os.scandir(path) as entries:
         return sorted([entry.name, entry.stat().st_size] for entry in entries if entry.is_file())
+
+
+def _local(link: str) -> str:
+    return unquote(urlsplit(link).path) if link.startswith("file:") else link
 
 
 def _absolute(link: str) -> str:

@@ -14,6 +14,7 @@ from segserve.environments.base import Report, build_failed, repository_root, tr
 from segserve.environments.closure import read
 from segserve.environments.indexes import HostSettings, Indexes, host_settings
 from segserve.environments.requirements import LocalPath, Requirements
+from segserve.environments.walls import OPEN, Walls
 from segserve.errors import EnvironmentBuildFailed
 
 __all__ = [
@@ -47,6 +48,7 @@ def install(
     *,
     constraints: Sequence[str] = (),
     bytecode: bool = True,
+    walls: Walls = OPEN,
 ) -> None:
     """Install everything into the environment of the interpreter `python`.
 
@@ -70,7 +72,7 @@ def install(
         lines = [*requirements.lines]
         words = ["--no-sources", "--python", str(python), *host.words(requirements.indexes)]
         for number, local in enumerate(requirements.local):
-            lines.append(_local(words, local, scratch / str(number), environment, report))
+            lines.append(_local(words, local, scratch / str(number), environment, report, walls))
         argv = [uv(), "pip", "install", *words, *host.arguments]
         argv += ["--compile-bytecode"] if bytecode else []
         argv += [*requirements.arguments, "-r", str(_written(scratch / "requirements.txt", lines))]
@@ -79,7 +81,7 @@ def install(
             argv += ["-c", str(_written(scratch / "constraints.txt", limits))]
         for path in host.constraints:
             argv += ["-c", str(path)]
-        _build_or_install(argv, scratch, environment, report, "The Python packages cannot be installed.")
+        _build_or_install(argv, scratch, environment, report, "The Python packages cannot be installed.", walls)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -119,15 +121,17 @@ def _kit(requirements: Requirements, folder: Path) -> tuple[str, ...]:
     return (f"{kit.NAME} @ {kit.write_wheel(folder).as_uri()}",)
 
 
-def freeze(python: Path) -> tuple[str, ...]:
+def freeze(python: Path, walls: Walls = OPEN) -> tuple[str, ...]:
     """What is installed, sorted: `name==version`, or `name @ git+url@commit`; redacted.
 
     Raises:
         process.CommandFailed: the interpreter does not run.
     """
-    lines = _ask(python, "freeze").stdout.splitlines()
+    lines = _ask(walls, python, "freeze").stdout.splitlines()
     listed = dict(
-        line.split("==", 1) for line in _ask(python, "list", "--format=freeze").stdout.splitlines() if "==" in line
+        line.split("==", 1)
+        for line in _ask(walls, python, "list", "--format=freeze").stdout.splitlines()
+        if "==" in line
     )
     packages = []
     for line in lines:
@@ -137,9 +141,9 @@ def freeze(python: Path) -> tuple[str, ...]:
     return tuple(sorted(packages, key=str.lower))
 
 
-def check(python: Path) -> tuple[str, ...]:
+def check(python: Path, walls: Walls = OPEN) -> tuple[str, ...]:
     """Installed packages whose requirements are not met, one sentence each."""
-    done = _ask(python, "check", check=False)
+    done = _ask(walls, python, "check", check=False)
     return tuple(line.strip() for line in (done.stdout + done.stderr).splitlines() if line.startswith("The package"))
 
 
@@ -151,6 +155,7 @@ def call(
     message: str,
     *,
     hint: str = "",
+    walls: Walls = OPEN,
 ) -> list[str]:
     """Run a command of a build in `folder`; every line goes to `report`, and all of them come back.
 
@@ -164,29 +169,31 @@ def call(
         report(redact.text(line))
 
     try:
-        process.run(argv, cwd=folder, env=environment, on_line=take, leashed=True)
+        walls.run(argv, folder=folder, environment=environment, on_line=take)
     except process.CommandFailed:
         raise build_failed(message, lines, hint=hint) from None
     return lines
 
 
-def _ask(python: Path, *words: str, check: bool = True) -> process.Completed:
-    return process.run(
+def _ask(walls: Walls, python: Path, *words: str, check: bool = True) -> process.Completed:
+    return walls.run(
         [uv(), "pip", words[0], "--python", python, *words[1:]],
-        cwd=python.parent,
-        env=host_settings().environment(),
+        folder=python.parent,
+        environment=host_settings().environment(),
         check=check,
     )
 
 
-def _local(words: Sequence[str], local: LocalPath, scratch: Path, environment: dict[str, str], report: Report) -> str:
+def _local(
+    words: Sequence[str], local: LocalPath, scratch: Path, environment: dict[str, str], report: Report, walls: Walls
+) -> str:
     wheels = scratch / "wheels"
     wheels.mkdir(parents=True)
     if local.path.is_dir():
         source = _copy(local.path, scratch / "source")
         argv = [uv(), "build", "--wheel", *words, "--out-dir", str(wheels)]
         message = f"The local package '{local.path.name}' cannot be built."
-        _build_or_install([*argv, str(source)], scratch, environment, report, message)
+        _build_or_install([*argv, str(source)], scratch, environment, report, message, walls)
     else:
         shutil.copy2(local.path, wheels)
     built = next(path for path in sorted(wheels.iterdir()) if path.name != ".gitignore")
@@ -205,7 +212,7 @@ def _written(path: Path, lines: Sequence[str]) -> Path:
 
 
 def _build_or_install(
-    argv: Sequence[str], scratch: Path, environment: dict[str, str], report: Report, message: str
+    argv: Sequence[str], scratch: Path, environment: dict[str, str], report: Report, message: str, walls: Walls
 ) -> None:
     """Once; and once more with an older setuptools when a package's own setup.py wants pkg_resources."""
     said: list[str] = []
@@ -215,14 +222,15 @@ def _build_or_install(
         report(line)
 
     try:
-        call(argv, scratch, environment, tell, message, hint=_AUTHOR)
+        call(argv, scratch, environment, tell, message, hint=_AUTHOR, walls=walls)
     except EnvironmentBuildFailed:
         if not any("No module named 'pkg_resources'" in line for line in said):
             raise
         # setuptools 82 dropped it, and an isolated build takes the newest: https://github.com/pypa/setuptools/pull/5007
         report("A package needs pkg_resources to be built: once more with an older setuptools")
         older = _written(scratch / "build-constraints.txt", ["setuptools<81"])
-        call([*argv, "--build-constraints", str(older)], scratch, environment, report, message, hint=_AUTHOR)
+        argv = [*argv, "--build-constraints", str(older)]
+        call(argv, scratch, environment, report, message, hint=_AUTHOR, walls=walls)
 
 
 def _copy(source: Path, target: Path) -> Path:

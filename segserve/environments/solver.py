@@ -18,6 +18,7 @@ from segserve import layout, process
 from segserve.environments import channels as sources
 from segserve.environments.base import Report
 from segserve.environments.indexes import host_settings
+from segserve.environments.walls import OPEN, Walls, own_files
 from segserve.errors import BackendError, DiskFull, EnvironmentBuildFailed, InvalidProject, RepositoryUnreachable
 
 if TYPE_CHECKING:
@@ -140,14 +141,19 @@ def _progress(report: Report) -> InstallerReporter:
     return Lines()  # type: ignore[abstract] # the methods of this Protocol do nothing by default, and say so
 
 
-def install(records: list[RepoDataRecord], prefix: Path, report: Report) -> None:
+def install(records: list[RepoDataRecord], prefix: Path, report: Report, walls: Walls = OPEN) -> None:
+    """Unpack and link; then the packages' own scripts, in `walls`.
+
+    Raises:
+        EnvironmentBuildFailed, RepositoryUnreachable, DiskFull.
+    """
     from rattler.exceptions import ExtractError, InstallerError, IoError, LinkError, TransactionError
 
     prefix.mkdir(parents=True, exist_ok=True)
     report(f"Installing into {prefix}")
     try:
         with _channel_errors([]):
-            _run(_install(records, prefix, report))
+            _run(_install(records, prefix, report, scripts=not walls.shut_in))
     except (InstallerError, ExtractError, LinkError, TransactionError, IoError) as error:
         text = str(error)
         for line in text.splitlines():
@@ -161,9 +167,28 @@ def install(records: list[RepoDataRecord], prefix: Path, report: Report) -> None
             hint="If the text speaks of a hash, a broken download lies in the cache: try again.",
             quote=sources.without_tokens(text),
         ) from None
+    if walls.shut_in:
+        own_files(prefix)
+        _link_scripts(records, prefix, report, walls)
 
 
-async def _install(records: list[RepoDataRecord], prefix: Path, report: Report) -> None:
+def _link_scripts(records: Sequence[RepoDataRecord], prefix: Path, report: Report, walls: Walls) -> None:
+    """As rattler runs them, in its order; one that fails is a line of the log."""
+    for record in type(records[0]).sort_topologically(list(records)) if records else ():
+        name = record.name.normalized
+        script = prefix / "bin" / f".{name}-post-link.sh"
+        if not script.is_file():
+            continue
+        about = {"PKG_NAME": name, "PKG_VERSION": str(record.version), "PKG_BUILDNUM": str(record.build_number)}
+        path = os.pathsep.join([str(prefix / "bin"), "/usr/bin", "/bin"])
+        environment = {"PATH": path, "PREFIX": str(prefix), "CONDA_PREFIX": str(prefix), **about}
+        report(f"Running {script.name} of {name}")
+        done = walls.run(["bash", script], folder=prefix, environment=environment, on_line=report, check=False)
+        if done.code != 0:
+            report(f"{script.name} has failed with exit code {done.code}")
+
+
+async def _install(records: list[RepoDataRecord], prefix: Path, report: Report, *, scripts: bool) -> None:
     from rattler import Client
     from rattler import install as rattler_install
 
@@ -171,27 +196,29 @@ async def _install(records: list[RepoDataRecord], prefix: Path, report: Report) 
         records,
         prefix,
         cache_dir=_cache() / "pkgs",
-        execute_link_scripts=True,  # as conda does; they come from where the packages' code comes from
+        execute_link_scripts=scripts,  # as conda does; they come from where the packages' code comes from
         show_progress=False,
         client=Client.default_client(),  # made here, since it reads proxies and certificates at once: see _connection
         reporter=_progress(report),
     )
 
 
-def compile_bytecode(python: Path, report: Report) -> None:
+def compile_bytecode(python: Path, report: Report, walls: Walls = OPEN) -> None:
     """Bytecode for everything: rattler leaves it to the first import, which in a read-only prefix never lasts."""
     code = "import sysconfig; print(sysconfig.get_path('stdlib'))"
     environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": os.environ.get("HOME", "/")}
     try:
-        library = process.run([python, "-I", "-c", code], timeout=120, env=environment).stdout.strip()
+        asked = walls.run([python, "-I", "-c", code], folder=python.parent, environment=environment, timeout=120)
+        library = asked.stdout.strip()
     except (process.CommandFailed, OSError) as error:
         raise EnvironmentBuildFailed("The Python from the conda channel does not run here.", quote=str(error)) from None
     report("Compiling bytecode")
     # Files that do not compile (templates, other versions' syntax) are usual: the exit code says nothing.
-    process.run([python, "-I", "-m", "compileall", "-qq", "-j", "0", library], check=False, env=environment)
+    argv = [str(python), "-I", "-m", "compileall", "-qq", "-j", "0", library]
+    walls.run(argv, folder=python.parent, environment=environment, check=False)
 
 
-def activation(prefix: Path, report: Report) -> tuple[tuple[str, ...], dict[str, str]]:
+def activation(prefix: Path, report: Report, walls: Walls = OPEN) -> tuple[tuple[str, ...], dict[str, str]]:
     """PATH entries and variables that `conda activate` would set, found by running its scripts once in a bare shell."""
     from rattler.shell import ActivationVariables, Shell, activate
 
@@ -205,7 +232,8 @@ def activation(prefix: Path, report: Report) -> tuple[tuple[str, ...], dict[str,
     if not bash or not env:
         report("There is no bash here: what the packages' activation scripts would set is not set.")
         return (str(prefix / "bin"),), plain
-    done = process.run([bash, "-c", f"{{ {script}\n}} >&2\nexec {env} -0"], env=base, check=False, timeout=120)
+    argv = [bash, "-c", f"{{ {script}\n}} >&2\nexec {env} -0"]
+    done = walls.run(argv, folder=prefix, environment=base, check=False, timeout=120)
     after = dict(entry.split("=", 1) for entry in done.stdout.split("\0") if "=" in entry)
     if done.code != 0 or "PATH" not in after:
         report(f"The activation scripts of the packages failed: {done.stderr.strip()}")

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from segserve import process
 from segserve.environments import condafile, interpreters, locked, pip, translate
 from segserve.environments.base import (
     BuildOptions,
@@ -20,6 +19,7 @@ from segserve.environments.base import (
     repository_root,
 )
 from segserve.environments.requirements import Requirements
+from segserve.environments.walls import OPEN, Walls, check_interpreter
 from segserve.errors import EnvironmentBuildFailed, InvalidParameters, InvalidProject, RepositoryUnreachable
 from segserve.model import Environment, EnvironmentSpec
 from segserve.project import Project
@@ -95,6 +95,7 @@ def build(
     report: Report,
     *,
     channel: interpreters.ChannelPython | None = None,
+    walls: Walls = OPEN,
 ) -> Environment:
     """Make a virtual environment at `prefix` and install; `channel` brings a Python from a conda channel if need be.
 
@@ -113,15 +114,18 @@ def build(
     argv = [pip.uv(), "venv", "--no-project", "--python", str(found.python), str(prefix)]
     pip.call(argv, prefix.parent, pip.host_settings().environment(), report, "The environment cannot be created.")
     python = prefix / "bin" / "python"
+    interpreter = python.resolve()
+    walls = walls.showing(interpreter)
     scratch = prefix.parent / "scratch"
     empty = not (requirements.lines or requirements.local)
     try:
-        pip.install(python, seeds, scratch, report, bytecode=empty)
+        pip.install(python, seeds, scratch, report, bytecode=empty, walls=walls)
     except (EnvironmentBuildFailed, RepositoryUnreachable):
         if not declared.seeds_by_us:
             raise
-        _seed_from_bundle(python, report)
-    pip.install(python, requirements, scratch, report)
+        _seed_from_bundle(python, report, walls)
+    pip.install(python, requirements, scratch, report, walls=walls)
+    check_interpreter(prefix, interpreter)
     chosen = interpreters.Plan.of(spec.details["python"])
     warnings = [warning for warning in spec.warnings if warning not in chosen.warnings]
     warnings += [found.warning] if found.warning else []
@@ -130,7 +134,7 @@ def build(
         location=str(prefix),
         path=(str(prefix / "bin"),),
         variables={"VIRTUAL_ENV": str(prefix)},
-        packages=pip.freeze(python),
+        packages=pip.freeze(python, walls),
     )
 
 
@@ -238,11 +242,11 @@ def _as_locked(
     return replace(seeds, lines=(*first, *others)), locked.put_in_place(requirements, rest)
 
 
-def _seed_from_bundle(python: Path, report: Report) -> None:
+def _seed_from_bundle(python: Path, report: Report, walls: Walls) -> None:
     """pip (and setuptools where Python brings it) from the wheels that lie in Python's ensurepip: needs no index."""
     code = "import ensurepip, os; print(os.path.join(os.path.dirname(ensurepip.__file__), '_bundled'))"
     environment = pip.host_settings().environment()
-    asked = process.run([python, "-I", "-c", code], env=environment, check=False)
+    asked = walls.run([python, "-I", "-c", code], folder=python.parent, environment=environment, check=False)
     bundle = Path(asked.stdout.strip())
     names = [name for name in SEEDS if any(bundle.glob(f"{name}-*.whl"))] if asked.code == 0 else []
     if not names:
@@ -251,7 +255,7 @@ def _seed_from_bundle(python: Path, report: Report) -> None:
     report(f"No index has pip: {', '.join(names)} come from Python itself.")
     variables = {**environment, "UV_FIND_LINKS": str(bundle)}
     argv = [pip.uv(), "pip", "install", "--no-index", "--python", str(python), *names]
-    pip.call(argv, python.parent, variables, report, "pip cannot be installed.")
+    pip.call(argv, python.parent, variables, report, "pip cannot be installed.", walls=walls)
 
 
 def _name(line: str) -> str:

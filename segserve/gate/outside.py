@@ -44,7 +44,10 @@ class Outside:
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
-            client, _ = listener.accept()
+            try:
+                client, _ = listener.accept()
+            except OSError:  # whoever has it served has closed it
+                return
             threading.Thread(target=self._answer, args=(client,), daemon=True).start()
 
     def _answer(self, client: socket.socket) -> None:

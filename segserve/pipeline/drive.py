@@ -33,7 +33,7 @@ from segserve.model import (
     to_json,
     write_atomically,
 )
-from segserve.pipeline import confinement, preflight, reuse
+from segserve.pipeline import building, confinement, preflight, reuse
 from segserve.pipeline.confinement import Cache, Confinement
 from segserve.pipeline.context import Context, Hold
 from segserve.pipeline.facts import Facts
@@ -221,6 +221,7 @@ class Drive:
             prepared.project,
             prepared.spec,
             options=self.request.build,
+            walls=building.walls(self._settings.sandbox, prepared.project, others=self.request.others),
             report=self.ctx.reporter.line,
             phase=self.ctx.reporter.phase,
         )

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from segserve.tracking.embedded import with_import_path
 logger = logging.getLogger(__name__)
 
 _NICE = 10
+_OTHERS = "--others"
 _PIPELINE = "pipeline "  # and its slug, which no executor is called
 _LOOK_SECONDS = 2.0
 _PATIENCE_SECONDS = (60.0, 300.0, 1800.0)  # before what failed for no fault of its own is tried again
@@ -65,11 +67,12 @@ def chosen(settings: Settings) -> dict[str, str]:
 class Prewarming:
     """The program that builds, started again when the configuration changes. It ends with us, whatever ends us.
 
-    A change of `[executors]` counts from then on: new names can be used without a restart.
+    A change of `[executors]` counts from then on: new names can be used without a restart. `others`: the server is not
+    the local user's alone, and builds are shut in as jobs of others are.
     """
 
-    def __init__(self, session: api.Session) -> None:
-        self._session = session
+    def __init__(self, session: api.Session, *, others: bool) -> None:
+        self._session, self._others = session, others
         self._file = session.config or config.default_path()
         self._stopping = threading.Event()
         self._seen = self._changed()
@@ -89,7 +92,7 @@ class Prewarming:
         variables = {**os.environ, **({"SEGSERVE_CONFIG": str(self._file.absolute())} if self._file.exists() else {})}
         with open(home.workers_log, "ab", opener=_private) as log:
             return process.spawn(
-                [sys.executable, "-P", "-m", "segserve.server.prewarm"],
+                [sys.executable, "-P", "-m", "segserve.server.prewarm", *([_OTHERS] if self._others else [])],
                 cwd=home.path,
                 env=with_import_path(variables),
                 stdin=process.PIPE,
@@ -133,8 +136,8 @@ class Prewarming:
 class _Builder:
     """Builds one after the other; the file says how it goes."""
 
-    def __init__(self, session: api.Session, names: Mapping[str, str]) -> None:
-        self._session, self._names = session, names
+    def __init__(self, session: api.Session, names: Mapping[str, str], *, others: bool) -> None:
+        self._session, self._names, self._others = session, names, others
         self._states: dict[str, dict[str, Any]] = {name: {"state": Warmth.WAITING} for name in names}
 
     def run(self) -> None:
@@ -151,9 +154,10 @@ class _Builder:
         self._say(name, state=Warmth.BUILDING)
         try:
             if name.startswith(_PIPELINE):
-                built = self._session.build_pipeline(self._names[name])[-1]
+                built = self._session.build_pipeline(self._names[name], others=self._others)[-1]
             else:
-                built = self._session.build_environment(self._session.request(name))
+                request = replace(self._session.request(name), others=self._others)
+                built = self._session.build_environment(request)
         except SegserveError as failure:
             self._say(name, state=Warmth.FAILED, message=failure.message, hint=failure.hint, quote=failure.quote)
             logger.warning("The environment of '%s' could not be built: %s", name, failure.message)
@@ -174,7 +178,7 @@ def main() -> None:
     handler.setFormatter(redact.LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     with api.session() as session:
-        _Builder(session, chosen(session.ctx.settings)).run()
+        _Builder(session, chosen(session.ctx.settings), others=_OTHERS in sys.argv[1:]).run()
 
 
 def _end_with_stdin() -> None:

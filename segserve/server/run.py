@@ -97,21 +97,24 @@ def serve(session: api.Session, settings: ServerSettings, *, started: Callable[[
     tokens = Tokens(session.ctx.home.tokens)
     everything = session.ctx.settings.model_copy(update={"server": settings})
     check_address(everything, tokens)
-    confinement.require(everything.sandbox, others=guarded(everything, tokens))
-    _serve(session, settings, Door(everything, tokens, session.ctx.home.sessions), started)
+    others = guarded(everything, tokens)
+    confinement.require(everything.sandbox, others=others)
+    _serve(session, settings, Door(everything, tokens, session.ctx.home.sessions), started, others=others)
 
 
 def serve_alone(session: api.Session, settings: ServerSettings, *, started: Callable[[str, str], None]) -> None:
     """Serve one person (`segserve app`): `started` gets the address, and the path of the one link that lets in."""
     everything = session.ctx.settings.model_copy(update={"server": settings})
     door = Door(everything, Tokens(session.ctx.home.tokens), linked=True)
-    _serve(session, settings, door, lambda url: started(url, door.link()))
+    _serve(session, settings, door, lambda url: started(url, door.link()), others=False)
 
 
-def _serve(session: api.Session, settings: ServerSettings, door: Door, started: Callable[[str], None]) -> None:
+def _serve(
+    session: api.Session, settings: ServerSettings, door: Door, started: Callable[[str], None], *, others: bool
+) -> None:
     logs.install(settings.log)
     scheduler = Scheduler(session.ctx.home, session.config)
-    prewarming = Prewarming(session)
+    prewarming = Prewarming(session, others=others)
     gpus = len(devices.visible())
     desk = Desk(session, gpus, slots(session.ctx.settings.queue, gpus), scheduler.wake)
     most = connections.with_open_files(settings.max_connections)
