@@ -71,8 +71,8 @@ def settings(spy: Path) -> str:
     return f'[executors]\nspy = "{spy}"\n'
 
 
-def submit(http: httpx.Client, **parameters: str) -> str:
-    form = {"executor": "spy", "env": "local", "gpus": "0", "parameters": json.dumps(parameters)}
+def submit(http: httpx.Client, *, env: str = "local", **parameters: str) -> str:
+    form = {"executor": "spy", "env": env, "gpus": "0", "parameters": json.dumps(parameters)}
     made = http.post("/jobs", data=form, files={"images": ("a.png", png(5))})
     assert made.status_code == 202, made.text
     return str(made.json()["job"])

@@ -33,6 +33,7 @@ from segserve.model import Sandbox
 from segserve.pipeline import confinement
 from segserve.project import Project, repository_root
 
+_PYPI = ("https://pypi.org", "https://files.pythonhosted.org")
 _PORTS = {"http": 80, "https": 443}
 # What compilers, git, pip and uv are told by variables; all else of the service's environment stays outside.
 _HANDED_ON = re.compile(
@@ -70,7 +71,8 @@ class _OfBuilds(Policy):
 
 
 def _places(indexes: Indexes) -> Iterator[tuple[str, int]]:
-    for url in (indexes.index or "", *indexes.extra, *indexes.find_links):
+    """Hosts and ports of the package indexes. PyPI counts as one, because a site may have put a mirror in its place."""
+    for url in (*([indexes.index] if indexes.index else _PYPI), *indexes.extra, *indexes.find_links):
         parts = urlsplit(url)
         if parts.scheme in _PORTS and parts.hostname:
             yield parts.hostname, parts.port or _PORTS[parts.scheme]
