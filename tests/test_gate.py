@@ -130,6 +130,39 @@ def test_proxied_artifacts_of_its_own_run_go_both_ways(mlflow_server: str) -> No
     assert "files" not in call(mlflow_server, "GET", f"artifacts/list?run_id={runs[1]['run_id']}")
 
 
+def test_files_in_parts_become_files_in_one(mlflow_server: str, tmp_path: Path, monkeypatch: Any) -> None:
+    """What parts are for, a store elsewhere that is reached past the gate, an executor cannot have."""
+    from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
+
+    monkeypatch.setenv("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "true")
+    monkeypatch.setenv("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "true")
+    monkeypatch.setenv("MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE", "1")
+    place = f"mlflow-artifacts:/gate{time.time_ns()}"
+    name = {"name": f"parts {time.time_ns()}", "artifact_location": place}
+    experiment = call(mlflow_server, "POST", "experiments/create", name)["experiment_id"]
+    run = call(mlflow_server, "POST", "runs/create", {"experiment_id": experiment})["run"]["info"]
+    gate, said = gate_to(mlflow_server, run["run_id"], experiment, run["artifact_uri"])
+    for variable, value in gate.variables.items():
+        monkeypatch.setenv(variable, value)
+    (tmp_path / "loaded").mkdir()
+    (tmp_path / "weights.bin").write_bytes(b"x" * 100_000)
+    repository = MlflowArtifactsRepository(run["artifact_uri"], tracking_uri=gate.uri)
+    repository.log_artifact(str(tmp_path / "weights.bin"), "model")
+    loaded = repository.download_artifacts("model", str(tmp_path / "loaded"))
+    assert (Path(loaded) / "weights.bin").read_bytes() == b"x" * 100_000
+    files = call(mlflow_server, "GET", f"artifacts/list?run_id={run['run_id']}&path=model")["files"]
+    assert [(one["path"], int(one["file_size"])) for one in files] == [("model/weights.bin", 100_000)]
+    assert said == []
+    # A server whose store is elsewhere offers parts by itself, and clients would take no "no" any more.
+    said_of_itself = json.loads(urllib.request.urlopen(f"{mlflow_server}/api/3.0/mlflow/server-info").read())
+    offered = {name for name in said_of_itself if name.startswith("multipart_")}
+    assert len(offered) == 2
+    here = Rules.here(json.dumps({**said_of_itself, **dict.fromkeys(offered, True)}).encode())
+    assert {name for name, value in json.loads(here).items() if value is True} & offered == set()
+    status, content = through(gate, "GET", "/api/3.0/mlflow/server-info")
+    assert (status, json.loads(content)) == (200, json.loads(here))
+
+
 def test_uploads_count_against_what_the_attempt_may_write(mlflow_server: str) -> None:
     place = f"mlflow-artifacts:/gate{time.time_ns()}"
     name = {"name": f"full {time.time_ns()}", "artifact_location": place}
@@ -153,6 +186,17 @@ def test_uploads_count_against_what_the_attempt_may_write(mlflow_server: str) ->
     connection.close()
     files = call(mlflow_server, "GET", f"artifacts/list?run_id={run['run_id']}")["files"]
     assert [one["path"] for one in files] == ["first"]
+
+
+def test_one_that_is_shut_in_is_told_where_files_of_others_stay(mlflow_server: str) -> None:
+    run_id = new_run(mlflow_server)
+    said: list[str] = []
+    gate = Gate(TrackingServer(mlflow_server, False, {}), Rules("0", run_id), said.append, lambda _: True, shut_in=True)
+    gate.open()
+    assert post(gate, "runs/create", {"experiment_id": "0"})[0] == 200
+    assert post(gate, "runs/create", {"experiment_id": "0"})[0] == 200
+    (sentence,) = said
+    assert sentence.startswith("A run was created. Values and tags of it are stored, its files are not")
 
 
 def test_no_server_behind_it_is_worth_another_try() -> None:

@@ -19,7 +19,7 @@ from http import HTTPStatus
 from io import BufferedIOBase
 from typing import Any
 
-from segserve.gate.rules import Passed, Refused, Rules
+from segserve.gate.rules import Passed, Refused, Rules, Unsupported
 from segserve.tracking import address, connection
 from segserve.tracking.address import TrackingServer
 
@@ -34,13 +34,20 @@ _HANDED_BACK = ("Content-Type", "Content-Disposition", "Content-Length")
 class Gate:
     """Open it (`open`), give the executor `variables`, and MLflow in our own process as well.
 
+    `shut_in`: it sees no folders of MLflow's but the one of its own run.
     `say` gets refusals, for the log; `take` each number of bytes that is uploaded, and says whether they may be.
 
     Whoever calls has to know its password: other jobs on the same machine can reach a port on loopback, too.
     """
 
     def __init__(
-        self, server: TrackingServer, rules: Rules, say: Callable[[str], None], take: Callable[[int], bool]
+        self,
+        server: TrackingServer,
+        rules: Rules,
+        say: Callable[[str], None],
+        take: Callable[[int], bool],
+        *,
+        shut_in: bool = False,
     ) -> None:
         self.rules = rules
         self._server = server
@@ -48,6 +55,7 @@ class Gate:
         self._authorization = connection.authorization(server.variables)
         self._say, self._take = say, take
         self._said = 0
+        self._warns = shut_in
         self._password = secrets.token_urlsafe(24)
         pair = base64.b64encode(f"attempt:{self._password}".encode()).decode()
         self._expected = f"Basic {pair}"
@@ -101,6 +109,17 @@ class Gate:
                 more = " (Further refusals are not shown.)" if self._said == _MOST_SAID else ""
                 self._say(f"{sentence}{more}")
         return sentence
+
+    def learn(self, passed: Passed, answer: bytes) -> None:
+        """Take note of a run or model that was created, and say once what an executor that is shut in cannot do."""
+        in_a_folder = self.rules.learn(passed, answer)
+        if in_a_folder and self._warns:
+            self._warns = False
+            self._say(
+                f"A {passed.creates} was created. Values and tags of it are stored, its files are not: MLflow keeps "
+                "them in folders of the machine, of which a sandbox shows that of the job's own run alone. Log files "
+                "to the own run, or let MLflow's server store them (`mlflow-artifacts:`); see docs/isolation.md."
+            )
 
     def counted(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
         """Pieces of an upload without a length, as long as the attempt may write so much."""
@@ -178,6 +197,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._pass_on()
         except Refused as refusal:
             self._refuse(HTTPStatus.FORBIDDEN, "PERMISSION_DENIED", self.gate.refused(what, str(refusal)))
+        except Unsupported as answer:
+            self._refuse(HTTPStatus.NOT_IMPLEMENTED, "NOT_IMPLEMENTED", str(answer))
         except _TooMuch as refusal:
             sentence = self.gate.refused(what, str(refusal), "The admin can allow more: `sandbox.output_gb`.")
             self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "RESOURCE_EXHAUSTED", sentence)
@@ -200,12 +221,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.gate.count(self._length())
         content = (self._pieces if "Content-Length" in headers else self.gate.counted(self._pieces)) if upload else None
         with self.gate.forward(passed, headers, content or passed.body) as answer:
-            if answer.status == HTTPStatus.OK and (passed.creates or passed.names or passed.finds):
+            if answer.status == HTTPStatus.OK and (passed.creates or passed.names or passed.finds or passed.says):
                 told = answer.read(MAX_MESSAGE)
                 if passed.creates:
-                    self.gate.rules.learn(passed, told)
+                    self.gate.learn(passed, told)
                 elif passed.finds:
                     self.gate.rules.found(passed, told)
+                elif passed.says:
+                    told = self.gate.rules.here(told)
                 else:
                     self.gate.rules.check_experiment(passed, told)
                 self._answer(answer.status, {"Content-Type": "application/json"}, told)

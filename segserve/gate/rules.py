@@ -17,7 +17,10 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 _API = "/api/2.0/mlflow/"
 _PROXIED = "/api/2.0/mlflow-artifacts/"
-_OPEN = frozenset({"/health", "/version", "/api/3.0/mlflow/server-info"})  # nothing about any run
+_INFO = "/api/3.0/mlflow/server-info"
+_OPEN = frozenset({"/health", "/version", _INFO})  # nothing about any run
+# What a server says of itself there that does not hold behind the gate: files go through it, and in one piece.
+_PARTS = ("multipart_uploads_enabled", "multipart_downloads_enabled")
 _PROTECTED = "segserve."  # tags of ours: commit, job … are no business of the executor
 _PARENT = "mlflow.parentRunId"
 _JOB = "segserve.job"
@@ -57,6 +60,10 @@ class Refused(Exception):
     """The call does not pass; the text is for the executor's author."""
 
 
+class Unsupported(Exception):
+    """The call is one without which clients know how to go on. The text is the one from which they see that."""
+
+
 @dataclass(frozen=True, slots=True)
 class Passed:
     """What is sent to the server: `target` is path and query; `body` None means that of the request, as it comes."""
@@ -66,6 +73,7 @@ class Passed:
     body: bytes | None
     creates: str = ""  # `run` or `model`: `Rules.learn` wants the answer
     names: str = ""  # an experiment asked for by name: `Rules.check_experiment` wants the answer
+    says: bool = False  # what the server is able to: `Rules.here` wants the answer
     finds: str = ""  # `run`, `model` or `version` that a parameter names: `Rules.found` wants the answer
 
 
@@ -97,10 +105,11 @@ class Rules:
 
         Raises:
             Refused: it does not pass.
+            Unsupported: it does not, and need not.
         """
         path, _, query = target.partition("?")
         if method == "GET" and path in _OPEN:
-            return Passed(method, path, b"")
+            return Passed(method, path, b"", says=path == _INFO)
         if path.startswith(_PROXIED):
             return self._artifacts(method, path.removeprefix(_PROXIED), query)
         if not path.startswith(_API):
@@ -112,15 +121,17 @@ class Rules:
         """Whether the body of this request is a file."""
         return method == "PUT" and target.startswith(f"{_PROXIED}artifacts/")
 
-    def learn(self, passed: Passed, answer: bytes) -> None:
-        """Take note of the run or model that a call has created."""
+    def learn(self, passed: Passed, answer: bytes) -> bool:
+        """Take note of the run or model that a call has created; true if its files belong into a folder."""
         if passed.creates == "run":
             info = json.loads(answer)["run"]["info"]
             self._owned["runs"].add(str(info["run_id"]))
         else:
             info = json.loads(answer)["model"]["info"]
             self._owned["models"].add(str(info["model_id"]))
-        self._roots += _proxied_root(str(info.get("artifact_uri", "")))
+        place = str(info.get("artifact_uri", ""))
+        self._roots += _proxied_root(place)
+        return urlsplit(place).scheme in ("", "file")
 
     def found(self, passed: Passed, answer: bytes) -> None:
         """Take note of where something lies that a parameter names."""
@@ -137,6 +148,11 @@ class Rules:
         for place in map(str, places):
             self._read_roots += _proxied_root(place)
             self._name(place)
+
+    @staticmethod
+    def here(answer: bytes) -> bytes:
+        """What the server says of itself, as it holds behind the gate."""
+        return _json({**json.loads(answer), **dict.fromkeys(_PARTS, False)})
 
     def check_experiment(self, passed: Passed, answer: bytes) -> None:
         """Refuse the answer when the name belongs to another experiment."""
@@ -196,6 +212,12 @@ class Rules:
         return Passed("POST", f"{_API}runs/create", _json(message), creates="run")
 
     def _artifacts(self, method: str, rest: str, query: str) -> Passed:
+        # In parts, to and from a store elsewhere, past the gate. MLflow's client takes these sentences of its own
+        # (`_UnsupportedMultipartUploadException`, …) or their status to mean that files go in one piece.
+        if (method, rest[:11]) == ("POST", "mpu/create/"):
+            raise Unsupported("Multipart upload is not supported for the current artifact repository")
+        if (method, rest[:10]) == ("GET", "presigned/"):
+            raise Unsupported("Multipart download is not supported for the current artifact repository")
         if rest == "artifacts" and method == "GET":
             asked = [value for name, value in parse_qsl(query) if name == "path"]
             path = self._own_path(asked[0] if len(asked) == 1 else "", reading=True, folder=True)

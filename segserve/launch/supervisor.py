@@ -144,7 +144,8 @@ class Supervisor:
             self.plan.job_id,
             self.plan.parameters.values(),
         )
-        gate = Gate(server, rules, self._log.say, self._limits.upload)
+        apart = self.plan.sandbox is not None or self.plan.docker_args is not None
+        gate = Gate(server, rules, self._log.say, self._limits.upload, shut_in=apart)
         self._log.hide([gate.password])
         gate.open()
         return gate
