@@ -51,7 +51,7 @@ def test_what_a_killed_supervisor_leaves_is_ended_by_the_next_command(tmp_path: 
     assert all(Path(f"/proc/{pid}").exists() for pid in processes)
     began = time.monotonic()
     outcome = local.recover(attempt)
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 60
     assert outcome == outcome_from_json(attempt.outcome.read_text())
     assert (outcome.ending, outcome.fence) == (Ending.LOST, 7)
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in processes))

@@ -476,7 +476,7 @@ def test_kill_ends_the_container(tmp_path: Path, base: str, server: str) -> None
         time.sleep(0.1)
     began = time.monotonic()
     assert docker.kill(launch.label) == 1
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     assert not containers(launch.label)
     assert launch.process.wait(30) != 0
 

@@ -47,9 +47,9 @@ def test_built_once_then_found(tmp_path: Path, home: Home, no_index: Path) -> No
     assert not environments.is_built(home, spec)
     first = prepare(home, found, phases)
     assert phases == ["Building the environment (uv: python_env.yaml)"]
-    began = time.perf_counter()
+    began = time.process_time()
     second = environments.prepare(home, found, spec, phase=phases.append)
-    assert time.perf_counter() - began < 0.005
+    assert time.process_time() - began < 0.05  # nothing is hashed or asked again
     assert (second, len(phases)) == (first, 1)
     assert environments.is_built(home, spec)
     (entry,) = environments.built(home)

@@ -198,10 +198,10 @@ for name, ring, rule, place in (
 
 @pytest.mark.parametrize(("data", "rule", "path"), [case[1:] for case in BROKEN], ids=[case[0] for case in BROKEN])
 def test_broken_documents_are_refused_with_rule_and_path(data: bytes, rule: str, path: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(OutputInvalid) as caught:
         decode(data)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
     found = [(finding.rule, finding.place.json_path) for finding in caught.value.findings]
     if rule == "too-deep":
         assert any(name == rule and where.startswith(path) for name, where in found)
@@ -487,10 +487,10 @@ def test_mutated_documents_never_crash_and_verdicts_equal_a_plain_judge() -> Non
 
 def test_a_large_broken_document_is_diagnosed_in_linear_time() -> None:
     data = text(doc(*[[obj([[n, n], [n + 3, n], [n, n + 2.5]]) for n in range(500)]] * 20))
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(OutputInvalid) as caught:
         decode(data.replace(b"[499, 499]", b"[499, NaN]"))
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     assert len(caught.value.findings) == 20
     assert caught.value.findings[19].place.json_path == "$.segmentation_data[19][499].contour_coordinates[0][1]"
 

@@ -171,9 +171,9 @@ def test_rules_say_the_same_about_parts_and_about_the_whole(images: list[list[An
     ],
 )
 def test_hostile_texts_end_soon(name: str, data: bytes) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     document, collector = windowed(data, 1 << 18)
-    assert time.perf_counter() - started < 12
+    assert time.process_time() - started < 12
     if name in ("empty images", "braces in a label"):
         assert isinstance(document, Document)
         assert collector.findings() == []
@@ -202,19 +202,19 @@ def test_hostile_rings_end_soon() -> None:
         (np.zeros((1 << 20, 2)), rings.FEW),
     ]
     for ring, kind in monsters:
-        started = time.perf_counter()
+        started = time.process_time()
         assert rings.classify(ring, np.array([0, len(ring)])).tolist() == [kind]
-        assert time.perf_counter() - started < 8
+        assert time.process_time() - started < 8
 
 
 def test_many_objects_in_one_place_end_soon() -> None:
     square = [[0, 0], [9, 0], [9, 9], [0, 9]]
     crowd = [obj([[x, y + n % 7 / 10] for x, y in square] + [[-1 - n / 4000, 5]]) for n in range(4000)]
-    started = time.perf_counter()
+    started = time.process_time()
     sink, _ = run_rules(text(doc(crowd, [obj()])), 1 << 18)
-    assert time.perf_counter() - started < 20
+    assert time.process_time() - started < 20
     messages = [finding.message for finding in sink.collector.findings() if finding.rule == "overlapping-objects"]
     assert any("not all of them were compared" in message for message in messages)
     copies = run_rules(text(doc([obj([[1, 1]] * 50_000)] * 6 + [obj([[1, 1], [2, 2]] * 20_000)] * 3)), 1 << 18)[0]
     assert copies.collector.counts["duplicate-object"] == 7
-    assert time.perf_counter() - started < 30
+    assert time.process_time() - started < 30

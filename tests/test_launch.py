@@ -111,7 +111,7 @@ def test_cancel(tmp_path: Path, mlflow_server: str) -> None:
     wait_for(lambda: living(plan).count("sleep") == 2)
     began = time.monotonic()
     assert local.cancel(attempt, wait=True)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     assert handle.wait().ending is Ending.CANCELLED
     assert not living(plan)
     assert not local.cancel(attempt)

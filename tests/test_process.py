@@ -60,7 +60,7 @@ def test_a_time_limit_kills_the_whole_group(command: str, cookie: dict[str, str]
     began = time.monotonic()
     with pytest.raises(process.CommandTimedOut) as caught:
         process.run(["bash", "-c", command], timeout=0.5, env=cookie)
-    assert 0.5 <= time.monotonic() - began < 10
+    assert 0.5 <= time.monotonic() - began < 40
     assert caught.value.completed.stdout.startswith("first\n")
     assert not process.marked("SEGSERVE_ATTEMPT", cookie["SEGSERVE_ATTEMPT"])
 
@@ -69,7 +69,7 @@ def test_a_time_limit_kills_the_whole_group(command: str, cookie: dict[str, str]
 def test_a_daemon_that_keeps_the_pipe_is_not_waited_for(chatty: str, cookie: dict[str, str]) -> None:
     began = time.monotonic()
     done = process.run(["bash", "-c", f"setsid bash -c '{chatty}' & echo ready"], env=cookie)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 40
     assert "ready\n" in done.stdout
 
 
@@ -142,7 +142,7 @@ def test_ending_a_tree_that_resists(cookie: dict[str, str]) -> None:
     time.sleep(0.3)
     began = time.monotonic()
     assert process.end(lambda: process.marked("SEGSERVE_ATTEMPT", value), grace=0.5) == []
-    assert 0.4 < time.monotonic() - began < 10
+    assert 0.4 < time.monotonic() - began < 40
     root.wait()
 
 

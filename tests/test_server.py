@@ -61,7 +61,7 @@ def test_a_job_from_upload_to_result(service: Service, folder: Path) -> None:
     document = service.http.get(accepted["result"]).json()
     assert [len(image) for image in document["segmentation_data"]] == [1, 1]
     listed = {file["name"]: file["bytes"] for file in service.http.get(f"{accepted['url']}/files").json()}
-    assert {"output.json", "results.json", "report/index.html"} <= set(listed) | {"report/index.html"}
+    assert {"output.json", "results.json", "report/index.html"} <= set(listed)
     results = service.http.get(f"{accepted['url']}/files/results.json")
     assert len(results.content) == listed["results.json"]
     assert "b.png" in results.text.split("a.png")[0]  # the order of the upload
