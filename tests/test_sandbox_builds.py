@@ -138,7 +138,7 @@ def test_a_hostile_setup_py_gets_nothing(
     (shared / "archive-v0").mkdir(parents=True)
     monkeypatch.setenv("UV_CACHE_DIR", str(shared))
     monkeypatch.setenv("LAB_PASSPHRASE", "canary-4711")
-    victim = subprocess.Popen(["sleep", "600"])
+    victim = subprocess.Popen(["sleep", "600"], env={})  # nothing marks it as the service's: that ends all its own
     make_startup_wheel(wheels, home.path / "planted-by-startup")
     try:
         with listening(tmp_path) as (port, visits):
