@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
 
 MASK = "***"
 
@@ -93,11 +92,6 @@ def suspicious(value: str) -> bool:
 def url(value: str) -> str:
     """A URL without user, password, query and fragment secrets; other text as it is."""
     return text(value)
-
-
-def without_secrets(variables: Mapping[str, str]) -> dict[str, str]:
-    """The variables whose *name* does not speak of a secret, values redacted: fit to be recorded."""
-    return {name: text(value) for name, value in variables.items() if not SECRET_NAME.search(name)}
 
 
 class LogFormatter(logging.Formatter):

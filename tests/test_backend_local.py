@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from segserve import devices, process, tracking
-from segserve.backends import BACKENDS, local
+from segserve.backends import local
 from segserve.devices import Gpu
 from segserve.errors import BackendError, NoSlot
 from segserve.layout import AttemptDir, Home, JobDir
@@ -250,10 +250,6 @@ def test_interrupting_whoever_drives_a_job(tmp_path: Path, background: bool) -> 
     assert driver.wait(10) != 0
     driver.stdout.close()
     assert not local.interrupt_driver(job)
-
-
-def test_the_list_of_backends() -> None:
-    assert all(backend.CAPABILITIES.detached for backend in BACKENDS.values())
 
 
 def test_the_hold_on_the_tracking_server_lives_with_the_supervisor(

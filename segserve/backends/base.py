@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
 from segserve.devices import Lease
@@ -12,17 +11,6 @@ from segserve.model import LaunchPlan, Outcome
 
 ALIVE: Final = "alive"
 Alive = Literal["alive"]
-
-
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """What a backend can do."""
-
-    shared_filesystem: bool  # the executor sees the attempt's folder as we do
-    gpus: bool
-    docker: bool
-    detached: bool  # an attempt can outlive the command
-    preloads: bool  # `preload` gains time
 
 
 class Handle(Protocol):
@@ -46,9 +34,6 @@ class Handle(Protocol):
 
 class Backend(Protocol):
     """A kind of place. Everything but `preload` works on the attempt's folder alone, from any process."""
-
-    @property
-    def CAPABILITIES(self) -> Capabilities: ...  # noqa: N802
 
     def preload(self, attempt: AttemptDir) -> Handle:
         """Prepare a launch while the plan is not known yet."""

@@ -20,7 +20,7 @@ import psutil
 
 import segserve
 from segserve import cgroups, process
-from segserve.backends.base import ALIVE, Alive, Capabilities
+from segserve.backends.base import ALIVE, Alive
 from segserve.devices import Lease
 from segserve.errors import BackendError
 from segserve.layout import AttemptDir, JobDir
@@ -37,9 +37,7 @@ from segserve.model import (
     write_atomically,
 )
 
-__all__ = ["ALIVE", "CAPABILITIES", "Handle", "cancel", "clean_environment", "follow", "preload", "progress", "recover"]
-
-CAPABILITIES = Capabilities(shared_filesystem=True, gpus=True, docker=True, detached=True, preloads=True)
+__all__ = ["ALIVE", "Handle", "cancel", "clean_environment", "follow", "preload", "progress", "recover"]
 
 CANCEL_SECONDS = 40.0
 _END_SECONDS = 10.0
