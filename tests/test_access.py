@@ -26,7 +26,7 @@ from segserve.tokens import Scope, Tokens
 from tests.commands import Command
 from tests.executors import make_shell_executor
 from tests.services import Service
-from tests.test_server import files
+from tests.uploads import files
 
 pytest_plugins = ["tests.command_fixtures"]
 

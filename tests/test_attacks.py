@@ -29,7 +29,7 @@ from segserve.tokens import Tokens
 from tests.executors import SHELL_PROJECT, SHELL_SCRIPT, make_shell_executor
 from tests.repositories import git, make_repository
 from tests.services import Service
-from tests.test_server import files, png
+from tests.uploads import files, png
 
 SECRET = "canary-of-the-host-5b1"
 

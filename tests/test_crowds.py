@@ -22,7 +22,7 @@ from segserve.server.connections import SPARE
 from segserve.tokens import Scope, Tokens
 from tests.executors import make_shell_executor
 from tests.services import Service
-from tests.test_server import files, png
+from tests.uploads import files, png
 
 MOST, STREAMS, WAITING = 20, 3, 2
 LIMITS = f"max_connections = {MOST}\nmax_streams = {STREAMS}\nmax_waiting = {WAITING}\nsync_wait_s = 60\n"

@@ -22,11 +22,11 @@ from segserve.errors import DiskFull, EnvironmentBuildFailed, InvalidParameters,
 from segserve.layout import Home
 from segserve.model import Environment
 from tests.channel import make_wheel
+from tests.packages import local_package
 from tests.repositories import make_repository
-from tests.test_pip import local_package, no_index
 from tests.test_uv import detect, make_project, python_env
 
-__all__ = ["no_index"]
+pytest_plugins = ["tests.packages"]
 
 
 def prepare(home: Home, found: project.Project, phases: list[str] | None = None) -> Environment:

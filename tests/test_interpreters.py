@@ -20,10 +20,10 @@ from segserve.errors import EnvironmentBuildFailed
 from segserve.layout import Home
 from tests import channel
 from tests.test_conda import url
-from tests.test_pip import no_index
 from tests.test_uv import HERE, ask, python_env
 
-__all__ = ["no_index", "url"]
+__all__ = ["url"]
+pytest_plugins = ["tests.packages"]
 
 WHERE = "import sys, colours; print(sys.prefix, sys.base_prefix, '%d.%d.%d' % sys.version_info[:3], colours.RED)"
 

@@ -12,8 +12,9 @@ from segserve import cgroups
 from segserve.backends import local
 from segserve.launch.output import Output, size_on_disk
 from segserve.model import Ending, Outcome, Sandbox, to_json
-from tests.attempts import drive, kill, living, make_attempt, make_plan, run_attempt, wait_until
+from tests.attempts import drive, kill, living, make_attempt, make_plan, run_attempt
 from tests.servers import status_of
+from tests.waiting import wait_for
 
 # Takes memory as fast as it can be written to; a heartbeat would see it too late.
 BOMB = """\
@@ -107,13 +108,13 @@ def test_whoever_finds_the_supervisor_killed_removes_its_group(tmp_path: Path, m
     (tmp_path / "plan").write_text(to_json(plan))
     driver = drive(attempt, tmp_path / "plan")
     group = cgroups.plan(plan.cookie)
-    wait_until((attempt.checkout / "ready").exists)
-    wait_until(lambda: len(group.processes()) >= 2)
+    wait_for((attempt.checkout / "ready").exists)
+    wait_for(lambda: len(group.processes()) >= 2)
     supervisor = local._identity(attempt)
     kill(driver)
     assert supervisor is not None
     supervisor.send(9)
-    wait_until(lambda: not supervisor.alive)
+    wait_for(lambda: not supervisor.alive)
     outcome = local.recover(attempt)
     assert isinstance(outcome, Outcome)
     assert outcome.ending is Ending.LOST
@@ -147,17 +148,17 @@ def test_only_what_is_added_counts(tmp_path: Path) -> None:
     (tmp_path / "progress").touch()
     output = Output([str(tmp_path / "cache"), str(tmp_path / "progress"), str(tmp_path / "missing")], 200_000)
     output.watch()
-    wait_until(lambda: output.walks)
+    wait_for(lambda: output.walks)
     (tmp_path / "cache" / "new").write_bytes(b"x" * 150_000)
     (tmp_path / "cache" / "again").hardlink_to(tmp_path / "cache" / "new")
     (tmp_path / "cache" / "link").symlink_to("/usr")
     with (tmp_path / "cache" / "hole").open("wb") as stream:
         stream.truncate(2**30)
     walks = output.walks
-    wait_until(lambda: output.walks >= walks + 2, 30)
+    wait_for(lambda: output.walks >= walks + 2)
     assert not output.exceeded
     (tmp_path / "progress").write_bytes(b"x" * 100_000)
-    wait_until(lambda: output.exceeded, 30)
+    wait_for(lambda: output.exceeded)
 
 
 def test_walking_many_files_takes_little_of_the_time(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from segserve.tokens import Scope, Tokens
 from tests.executors import make_shell_executor
 from tests.repositories import git, make_repository
 from tests.services import Service
-from tests.test_server import files, png
+from tests.uploads import files, png
 
 PROJECT = """\
 name: files

@@ -28,11 +28,11 @@ from segserve.layout import Home
 from segserve.model import LaunchPlan, Sandbox
 from segserve.tokens import Tokens
 from tests import channel
+from tests.packages import BACKEND, PYPROJECT
 from tests.repositories import make_repository
 from tests.services import Service
-from tests.test_pip import BACKEND, PYPROJECT
 from tests.test_sandbox_default import log, submit
-from tests.test_server import png
+from tests.uploads import png
 
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 

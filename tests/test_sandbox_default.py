@@ -24,7 +24,7 @@ from segserve.tokens import Scope, Tokens
 from tests.commands import Command
 from tests.repositories import make_repository
 from tests.services import Service
-from tests.test_server import png
+from tests.uploads import png
 
 pytest_plugins = ["tests.command_fixtures"]
 

@@ -23,7 +23,7 @@ from segserve.layout import Home
 from segserve.tokens import Scope, Tokens
 from tests.executors import make_shell_executor
 from tests.services import Service
-from tests.test_server import files
+from tests.uploads import files
 
 SEED = int(os.environ.get("SEGSERVE_SEED") or random.randrange(2**32))
 SECONDS = float(os.environ.get("SEGSERVE_FUZZ_SECONDS") or 25)

@@ -19,8 +19,8 @@ from tests.executors import SHELL_PROJECT, SHELL_SCRIPT
 from tests.repositories import PrivateServer, git, make_repository
 from tests.services import Service
 from tests.test_secrets import places_with, watched_processes
-from tests.test_server import png
 from tests.tls import make_certificate, secure
+from tests.uploads import png
 
 URL, PARAMETER, HEADER = "canary-url-3b8e1f", "canary-parameter-9d20c", "canary-header-51ac7"
 SHELL = {

@@ -10,15 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import httpx
-import numpy as np
 import pytest
 
 from segserve.server.uploads import safe_name
 from tests.executors import make_shell_executor
 from tests.repositories import git
 from tests.services import Service
+from tests.uploads import files, png
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +31,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def service(folder: Path) -> Iterator[Service]:
     with Service(folder / "home", folder, server="max_body_mb = 8\nmax_images = 20") as service:
         yield service
-
-
-def png(value: int = 0) -> bytes:
-    return bytes(cv2.imencode(".png", np.full((40, 60), value, np.uint8))[1])
-
-
-def files(*names: str, field: str = "images") -> list[tuple[str, tuple[str, bytes, str]]]:
-    return [(field, (name, png(number), "image/png")) for number, name in enumerate(names)]
 
 
 def submit(service: Service, folder: Path, **fields: Any) -> httpx.Response:

@@ -24,10 +24,9 @@ from segserve.store import Store
 from tests import channel
 from tests.repositories import git, make_repository
 from tests.test_conda import make_project, silent
-from tests.test_pip import python
 from tests.tls import make_authority, secure
 
-__all__ = ["python"]
+pytest_plugins = ["tests.packages"]
 
 HOST = "site.test"  # a name that nobody resolves: what reaches it came through the proxy
 _SETTINGS = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO")

@@ -13,10 +13,10 @@ from segserve.environments.interpreters import Machine, Plan
 from segserve.errors import EnvironmentBuildFailed, InvalidParameters, InvalidProject, UsageError
 from segserve.layout import Home
 from segserve.model import Environment, EnvironmentSpec
+from tests.packages import local_package
 from tests.repositories import make_repository
-from tests.test_pip import local_package, no_index, python
 
-__all__ = ["no_index", "python"]
+pytest_plugins = ["tests.packages"]
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 MLPROJECT = "name: x\n{environment}\nentry_points:\n  main:\n    command: python main.py\n"

@@ -21,8 +21,8 @@ from segserve.tokens import Scope, Tokens
 from tests.executors import make_shell_executor
 from tests.repositories import PrivateServer, git
 from tests.services import Service
-from tests.test_server import png
 from tests.tls import make_certificate, secure
+from tests.uploads import png
 
 SQUARE = '[{"label": "Cell", "type": "Polygon", "contour_coordinates": [[1, 1], [1, 9], [9, 9], [9, 1]]}]'
 SECURITY = {
