@@ -50,6 +50,11 @@ class AttemptDir:
         return self.path / "gate" / "door"
 
     @property
+    def elsewhere(self) -> Path:
+        """Files of runs and models that the executor has created in a sandbox, until it ends (`gate.elsewhere`)."""
+        return self.path / "elsewhere"
+
+    @property
     def shell(self) -> Path:
         """A folder with the program that MLflow takes for bash (`sandbox.shell`)."""
         return self.path / "shell"

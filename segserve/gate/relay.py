@@ -19,6 +19,7 @@ from http import HTTPStatus
 from io import BufferedIOBase
 from typing import Any
 
+from segserve.gate.elsewhere import Elsewhere
 from segserve.gate.rules import Passed, Refused, Rules, Unsupported
 from segserve.tracking import address, connection
 from segserve.tracking.address import TrackingServer
@@ -34,7 +35,7 @@ _HANDED_BACK = ("Content-Type", "Content-Disposition", "Content-Length")
 class Gate:
     """Open it (`open`), give the executor `variables`, and MLflow in our own process as well.
 
-    `shut_in`: it sees no folders of MLflow's but the one of its own run.
+    `shut_in`: it sees no folders of MLflow's but the one of its own run; `elsewhere`: and has that for the others.
     `say` gets refusals, for the log; `take` each number of bytes that is uploaded, and says whether they may be.
 
     Whoever calls has to know its password: other jobs on the same machine can reach a port on loopback, too.
@@ -48,6 +49,7 @@ class Gate:
         take: Callable[[int], bool],
         *,
         shut_in: bool = False,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self.rules = rules
         self._server = server
@@ -56,6 +58,7 @@ class Gate:
         self._say, self._take = say, take
         self._said = 0
         self._warns = shut_in
+        self._elsewhere = elsewhere
         self._password = secrets.token_urlsafe(24)
         pair = base64.b64encode(f"attempt:{self._password}".encode()).decode()
         self._expected = f"Basic {pair}"
@@ -110,10 +113,16 @@ class Gate:
                 self._say(f"{sentence}{more}")
         return sentence
 
+    def shown(self, answer: bytes) -> bytes:
+        """What the executor hears of a run or model."""
+        return answer if self._elsewhere is None else self._elsewhere.shown(answer)
+
     def learn(self, passed: Passed, answer: bytes) -> None:
         """Take note of a run or model that was created, and say once what an executor that is shut in cannot do."""
         in_a_folder = self.rules.learn(passed, answer)
-        if in_a_folder and self._warns:
+        if self._elsewhere is not None:
+            self._elsewhere.created(answer)
+        elif in_a_folder and self._warns:
             self._warns = False
             self._say(
                 f"A {passed.creates} was created. Values and tags of it are stored, its files are not: MLflow keeps "
@@ -225,8 +234,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 told = answer.read(MAX_MESSAGE)
                 if passed.creates:
                     self.gate.learn(passed, told)
+                    told = self.gate.shown(told)
                 elif passed.finds:
                     self.gate.rules.found(passed, told)
+                    told = self.gate.shown(told)
                 elif passed.says:
                     told = self.gate.rules.here(told)
                 else:

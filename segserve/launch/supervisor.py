@@ -25,7 +25,7 @@ import psutil
 from segserve import devices, process, redact, sandbox
 from segserve.errors import BackendError
 from segserve.fetching.addresses import Policy
-from segserve.gate import Door, Gate, Outside, Rules
+from segserve.gate import Door, Elsewhere, Gate, Outside, Rules
 from segserve.launch import executor
 from segserve.launch.limits import Limits
 from segserve.launch.log import Log
@@ -95,6 +95,7 @@ class Supervisor:
         self._cookie = ""  # that of the plan, once it is known
         self._why: Ending | None = None  # why it is ended before it ends by itself
         self._limits = Limits(attempt, self._log.say)
+        self._elsewhere: Elsewhere | None = None
         self._over = False  # the executor has ended by itself, it is too late to stop it
         self._started = 0.0  # of the executor, seconds since the epoch
         self._deadline = float("inf")  # monotonic
@@ -128,6 +129,7 @@ class Supervisor:
         future.add_done_callback(lambda _: self._wake_up())
         self._watch(future)
         self._end(future)
+        self._bring()
         outcome = self._judge(future, before)
         self._log.close()
         self._publish(outcome)
@@ -144,8 +146,14 @@ class Supervisor:
             self.plan.job_id,
             self.plan.parameters.values(),
         )
-        apart = self.plan.sandbox is not None or self.plan.docker_args is not None
-        gate = Gate(server, rules, self._log.say, self._limits.upload, shut_in=apart)
+        if (
+            self.plan.docker_args is None
+            and self.plan.sandbox
+            and str(self._attempt.elsewhere) in self.plan.sandbox.writable
+        ):
+            self._elsewhere = Elsewhere(self._attempt.elsewhere)
+        shut_in = self.plan.sandbox is not None or self.plan.docker_args is not None
+        gate = Gate(server, rules, self._log.say, self._limits.upload, shut_in=shut_in, elsewhere=self._elsewhere)
         self._log.hide([gate.password])
         gate.open()
         return gate
@@ -320,6 +328,13 @@ class Supervisor:
             dockerengine.kill(self.plan.cookie)
         except BackendError as error:
             self._log.say(f"{error.message} {error.hint}")
+
+    def _bring(self) -> None:
+        try:
+            if self._elsewhere is not None:
+                self._elsewhere.bring()
+        except (OSError, RecursionError) as error:  # folders within folders within folders
+            self._log.say(f"Files of runs and models that it has created could not be stored: {error}")
 
     def _reason(self) -> str:
         if self._why is Ending.TIMED_OUT:

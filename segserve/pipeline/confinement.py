@@ -127,7 +127,8 @@ class Confinement:
         open_now = self.granted == "always" or (self.granted == "first-run" and not self.cache.filled)
         if artifacts is not None:
             artifacts.mkdir(parents=True, exist_ok=True)
-        writable = [attempt.checkout, attempt.progress, *([artifacts] if artifacts else [])]
+            attempt.elsewhere.mkdir(mode=0o700, exist_ok=True)
+        writable = [attempt.checkout, attempt.progress, *([artifacts, attempt.elsewhere] if artifacts else [])]
         seen = [*_environment(self.environment), *_inputs(self.hold.folder), *self.localised.mounts, *readable]
         (writable if open_now else seen).append(self.cache.folder)
         return Sandbox(
