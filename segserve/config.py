@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -266,18 +267,31 @@ def load(path: Path | None = None) -> Settings:
     """
     chosen = path or default_path()
     if not chosen.exists() and (path is not None or os.environ.get("SEGSERVE_CONFIG")):
-        raise UsageError(f"There is no configuration file '{chosen}'.")
+        raise UsageError(
+            f"There is no configuration file '{chosen}'.", hint="--config and SEGSERVE_CONFIG name one that exists."
+        )
     try:
         values = tomllib.loads(chosen.read_text(encoding="utf-8")) if chosen.exists() else {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{chosen} is not TOML: {error}.") from None
+        raise UsageError(
+            f"{chosen} is not TOML: {error}.", hint="Correct it, or move it away; docs/configuration.md has examples."
+        ) from None
+    except OSError as error:
+        raise UsageError(
+            f"{chosen} cannot be read: {error.strerror}.", hint="The configuration is a file, config.toml."
+        ) from None
     variables = _variables()
     try:
         return Settings.model_validate(_over(values, variables))
     except ValidationError as error:
-        problems = "; ".join(f"{_named(entry['loc'], variables)}: {entry['msg']}" for entry in error.errors())
+        problems = "; ".join(_problem(entry, variables) for entry in error.errors())
         place = "" if problems.startswith(_PREFIX) else f"{chosen}: "
         raise UsageError(f"{place}{problems}.", hint="docs/configuration.md lists every key.") from None
+
+
+def _problem(entry: Any, variables: dict[str, Any]) -> str:
+    named = _named(entry["loc"], variables)
+    return f"{named}: there is no such key" if entry["type"] == "extra_forbidden" else f"{named}: {entry['msg']}"
 
 
 def _variables() -> dict[str, Any]:
@@ -330,6 +344,22 @@ def _named(location: tuple[int | str, ...], variables: dict[str, Any]) -> str:
     return _PREFIX + "__".join(str(part).upper() for part in location)
 
 
+def with_flags(server: ServerSettings, flags: Mapping[str, Any]) -> ServerSettings:
+    """`[server]` under the flags of a command.
+
+    Raises:
+        UsageError: with every flag that is wrong.
+    """
+    try:
+        return ServerSettings.model_validate({**server.model_dump(), **flags})
+    except ValidationError as error:
+        wrong = {str(entry["loc"][0]): entry["msg"] for entry in error.errors()}
+        problems = "; ".join(f"--{key.replace('_', '-')} '{flags.get(key, '')}': {msg}" for key, msg in wrong.items())
+        raise UsageError(
+            f"{problems}.", hint="A path begins with a slash and does not end with one: /segserve"
+        ) from None
+
+
 def edit_executor(path: Path, name: str, value: str | dict[str, str] | bool | None) -> None:
     """Set what a short name stands for in the file (made if need be), or take it out (None). All else stays as it is.
 
@@ -353,6 +383,8 @@ def edit_executor(path: Path, name: str, value: str | dict[str, str] | bool | No
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path.resolve(), tomlkit.dumps(document))
     except (tomlkit.exceptions.TOMLKitError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not TOML: {error}.") from None
+        raise UsageError(f"{path} is not TOML: {error}.", hint="Correct it first.") from None
     except OSError as error:
-        raise UsageError(f"'{path}' cannot be written: {error.strerror}.") from None
+        raise UsageError(
+            f"'{path}' cannot be written: {error.strerror}.", hint="--config names another file."
+        ) from None

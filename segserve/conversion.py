@@ -16,7 +16,7 @@ import msgspec
 
 from segserve import format as polygons
 from segserve.collect import collect, read
-from segserve.errors import NotFound, OutputInvalid, UsageError
+from segserve.errors import NotFound, OutputInvalid, UsageError, writing
 from segserve.exporters import Results
 from segserve.findings import Finding
 from segserve.format import Info
@@ -201,9 +201,10 @@ def import_document(
         raise UsageError(f"{output} exists already.", hint="Choose another name with -o.")
     imported = import_files(files, kind, images, label=label)
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(polygons.encode(imported.document))
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(output, "-o names another file."):
+        try:
+            temporary.write_bytes(polygons.encode(imported.document))
+            temporary.replace(output)
+        finally:
+            temporary.unlink(missing_ok=True)
     return len(imported.document), imported.findings

@@ -22,7 +22,8 @@ from __future__ import annotations
 import errno
 import shutil
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -184,6 +185,31 @@ class DiskFull(BackendError):
 
 class AttemptLost(BackendError):
     """What drove or supervised the attempt was killed, or the machine was restarted; nobody knows how it would end."""
+
+
+@contextmanager
+def writing(place: Path, hint: str = "Choose another place.") -> Iterator[None]:
+    """What the system says while something is written where the user wants it, in our words.
+
+    Raises:
+        DiskFull: no space is left.
+        UsageError: `place` cannot be written for another reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise disk_full(error) or UsageError(
+            f"'{place}' cannot be written: {error.strerror or error}.", hint=hint
+        ) from None
+
+
+def of_system(error: OSError) -> BackendError | None:
+    """What the system refuses wherever it happens: no space, no right. All else that it says may be a fault of ours."""
+    if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return disk_full(error)
+    return BackendError(
+        f"'{error.filename}': {error.strerror}.", hint="Let yourself read and write there, or choose another place."
+    )
 
 
 _LEAST_SPACE = 1 << 20

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import segserve
 from segserve import environments, git, lock
-from segserve.errors import UsageError
+from segserve.errors import UsageError, writing
 from segserve.pipeline import Context, Request, building
 from segserve.project import Project
 from segserve.refs import RepoKind
@@ -24,6 +24,8 @@ def write(
         EnvironmentBuildFailed: it cannot be built, or the index does not say the hashes.
     """
     target = output or _beside(request)
+    if not target.absolute().parent.is_dir():  # before minutes of building
+        raise UsageError(f"'{target}' cannot be written: there is no folder {target.parent}.", hint="Make it first.")
     build = replace(request.build, use_lock=False, lock_file=None)
     spec = environments.detect(project, build)
     for warning in spec.warnings:
@@ -52,7 +54,8 @@ def write(
         {**others, lock.platform_name(): lines},
         segserve.__version__,
     )
-    target.write_text(text, encoding="utf-8")
+    with writing(target):
+        target.write_text(text, encoding="utf-8")
     return target, len(lines)
 
 

@@ -75,21 +75,32 @@ def of_file(ctx: Context, file: Path, *, offline: bool = False) -> Origin:
     """What an output.json says about itself, and the files beside it.
 
     Raises:
-        UsageError: it does not say which executor wrote it.
+        UsageError: it is no document, or does not say which executor wrote it.
         RevisionNotFound, RepositoryUnreachable: its commit cannot be had.
     """
     beside, named = file.parent / "results.json", dict[str, Any]()
     if beside.exists():
-        named = json.loads(beside.read_text(encoding="utf-8")).get("executor", {})
+        named = _document(beside).get("executor", {})
     own_lock = file.parent / "segserve.lock"
     locked = own_lock if own_lock.exists() else None
     if named.get("commit"):
         pin = Pin(named["repository"], named["commit"], named.get("subdir", ""))
         return Origin(file, pin, named.get("entry"), lock=locked)
-    model = json.loads(file.read_text(encoding="utf-8")).get("model", "")
+    model = _document(file).get("model", "")
     ref = refs.from_model(str(model))
     resolution = ctx.store.resolve(ref, offline=offline, on_note=ctx.reporter.note)
     return Origin(file, resolution.pin, None, lock=locked)
+
+
+def _document(file: Path) -> dict[str, Any]:
+    hint = "Name a job, a result folder or its output.json."
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        raise UsageError(f"{file} is no JSON: {error}.", hint=hint) from None
+    if not isinstance(document, dict):
+        raise UsageError(f"{file} is no output.json.", hint=hint)
+    return document
 
 
 def replay(ctx: Context, request: Request, origin: Origin) -> Replay:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from segserve import format as polygons
-from segserve.errors import NotFound, UsageError
+from segserve.errors import NotFound, UsageError, writing
 from segserve.findings import Finding
 from segserve.format import Checker, Collector, Document, Info, Summary
 from segserve.format.document import Batch
@@ -27,6 +27,7 @@ from segserve.format.geometry import Booleans
 from segserve.format.groups import Groups
 from segserve.format.repair import repair as repaired
 from segserve.format.v0_2 import encode_images, encode_start
+from segserve.inputs import foreign
 
 _IMAGE = re.compile(r"\$(?:\.segmentation_data)?\[(\d+)\]|\$\.segmentation\[")
 
@@ -79,10 +80,11 @@ def validate(
 
     Raises:
         NotFound: there is no such file, or it cannot be read.
-        UsageError: it is no plain file.
+        UsageError: it is no plain file, or a picture.
     """
     collector = Collector()
     with _opened(path) as stream:
+        _refuse_picture(path, stream)
         found, sink = polygons.read(stream, lambda: _Checks(images, pairs), collector)
     readable = found is not None and not collector.unforgiven
     sink.finish(found)
@@ -136,15 +138,12 @@ def repair(path: Path, target: Path, report: Report) -> tuple[Finding, ...]:
         )
     if os.path.lexists(target):
         raise UsageError(f"{target} exists already.", hint="Choose another name for the corrected document.")
-    try:
-        with _replacing(target) as output, _opened(path) as stream:
-            start = output.write(encode_start(summary.model))
-            reading = Collector(strict=False, limit=sys.maxsize)
-            _, sink = polygons.read(stream, lambda: _Repairs(output, start), reading)
-            sink.finish()
-            output.write(b"]}")
-    except OSError as error:
-        raise UsageError(f"{target} cannot be written: {error.strerror}.") from error
+    with writing(target), _replacing(target) as output, _opened(path) as stream:
+        start = output.write(encode_start(summary.model))
+        reading = Collector(strict=False, limit=sys.maxsize)
+        _, sink = polygons.read(stream, lambda: _Repairs(output, start), reading)
+        sink.finish()
+        output.write(b"]}")
     changes = Collector(limit=sys.maxsize)
     if summary.version != "0.2":
         changes.add("repaired", f"Format {summary.version} became 0.2.", "$")
@@ -201,6 +200,15 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise NotFound(f"'{path}' cannot be read: {error.strerror}.", hint="Name files like output.json.") from None
     with stream:
         yield stream
+
+
+def _refuse_picture(path: Path, stream: BinaryIO) -> None:
+    head = stream.read(32)
+    stream.seek(0)
+    if head and not foreign(head):
+        raise UsageError(
+            f"{path} is a picture, not an output.json.", hint="Name the output.json; its images are given by --images."
+        )
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from segserve.api.jobs import Jobs
 from segserve.api.names import Names
 from segserve.api.pipelines import Pipelines
 from segserve.api.runs import Runs
-from segserve.errors import BackendError, UnreadableImage, UsageError, did_you_mean, disk_full
+from segserve.errors import BackendError, UnreadableImage, UsageError, did_you_mean, disk_full, writing
 from segserve.findings import Finding
 from segserve.pipeline import Context, QuietReporter, Reporter, Request, Result, Started, submit
 
@@ -128,10 +128,8 @@ def sdk_wheel(folder: str | Path = ".") -> dict[str, str]:
     Raises:
         UsageError: the folder cannot be written.
     """
-    try:
+    with writing(Path(folder), "-o names another folder."):
         path = kit.write_wheel(Path(folder))
-    except OSError as error:
-        raise disk_full(error) or UsageError(f"'{folder}' cannot be written: {error.strerror}.") from None
     return {"path": str(path), "version": kit.version(), "sha256": kit.digest()}
 
 
@@ -147,10 +145,21 @@ def session(*, config: Path | None = None, reporter: Reporter | None = None) -> 
     try:
         yield Session(Context(_home(), settings.load(config), reporter or QuietReporter()), config)
     except (OSError, sqlite3.Error) as error:
-        full = disk_full(error, layout.home().path)
-        if full is None:
+        known = disk_full(error, layout.home().path) or _damaged(error)
+        if known is None:
             raise
-        raise full from error
+        raise known from error
+
+
+def _damaged(error: Exception) -> BackendError | None:
+    """What sqlite says of a journal that something else has written into."""
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        return None
+    database = layout.home().database
+    return BackendError(
+        f"The journal {database} is damaged: {error}.",
+        hint="Put back a backup (docs/operating.md), or move it away: results stay, the list of jobs begins anew.",
+    )
 
 
 def _home() -> layout.Home:

@@ -46,10 +46,10 @@ class Names(Requests):
         Raises:
             UsageError: no name, or no reference; config.toml cannot be written.
         """
-        text = str(registry.check(name, ref))
+        text, before = str(registry.check(name, ref)), registered(self.ctx.settings).get(name)
         file = self.config or config.default_path()
         config.edit_executor(file, name, {"ref": text, "description": description} if description else text)
-        return {"name": name, "ref": text, "file": str(file)}
+        return {"name": name, "ref": text, "file": str(file), "before": before.ref if before else ""}
 
     def remove_executor(self, name: str) -> dict[str, str]:
         """Forget a short name of config.toml, or hide one that comes with segserve.

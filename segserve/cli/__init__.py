@@ -15,7 +15,15 @@ import click
 
 from segserve import redact
 from segserve.cli import render
-from segserve.errors import EXIT_DEFECT, EXIT_INTERRUPTED, SegserveError, Verdict, did_you_mean
+from segserve.errors import (
+    EXIT_DEFECT,
+    EXIT_INTERRUPTED,
+    BackendError,
+    SegserveError,
+    Verdict,
+    did_you_mean,
+    of_system,
+)
 
 # name → module of segserve.cli that defines it; loaded when it is called, so that `segserve --help` is instant.
 COMMANDS = {
@@ -105,6 +113,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has gone (`segserve logs | head`)
         return 0
+    except OSError as error:  # `> file` on a full disk
+        render.say(f"{render.style('error:', fg='red', bold=True)} The output cannot be written: {error.strerror}.")
+        return BackendError.exit_code
     return code
 
 
@@ -121,7 +132,8 @@ def _explained(words: Sequence[str]) -> int:
     except BrokenPipeError:
         raise
     except Exception as defect:  # the only place that turns a defect of ours into a message
-        return _defect(defect, words)
+        refused = of_system(defect) if isinstance(defect, OSError) else None
+        return _defect(defect, words) if refused is None else _failed(refused, words)
 
 
 def _run(words: Sequence[str]) -> int:
@@ -198,14 +210,25 @@ def _stop_on_signals() -> None:
         signal.signal(signal.SIGHUP, interrupt)
 
 
+def _open_streams() -> None:
+    """Who starts us with stdin, stdout or stderr closed gets /dev/null: else the next file opened would be one."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nothing, number)  # the same number, as a rule; children inherit it
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
+
+
 def run_main() -> None:
     """The console script."""
+    _open_streams()
     if "_SEGSERVE_COMPLETE" in os.environ:  # the shell asks for completions, which only click's own main answers
         cli.main(prog_name="segserve")
     code = main()
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except BrokenPipeError:  # else Python tries again at its end, and complains
+        except OSError:  # else Python tries again at its end, and complains
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(code)

@@ -29,7 +29,7 @@ def _grid(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dic
               help="Values of a parameter; all combinations are tried.")  # fmt: skip
 @click.option("--by", "rank", type=click.Choice(list(RANKINGS)), default="ap", show_default=True,
               help="What is ranked by.")  # fmt: skip
-@click.option("--iou", type=click.FloatRange(0, 1, min_open=True), default=0.5, show_default=True, metavar="X",
+@click.option("--iou", type=options.Number(0, 1, min_open=True), default=0.5, show_default=True, metavar="X",
               help="From which IoU on an object is found.")  # fmt: skip
 @click.option("--pictures", type=click.IntRange(min=0), default=8, show_default=True, metavar="N",
               help="Overlays of disagreement per candidate.")  # fmt: skip
@@ -39,7 +39,7 @@ def _grid(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dic
 @click.option("--channel", metavar="NAME|N", help="Which channel of multi-channel images (N from 0).")
 @click.option("--z", metavar="max|mean|N|each", help="What to do with z planes: project, choose, or take each.")
 @click.option("--gpus", metavar="N|auto|none", default="auto", show_default=True, help="Whole GPUs to lease.")
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Time limit of each candidate.")
+@click.option("--timeout", type=options.Number(min=0), metavar="SECONDS", help="Time limit of each candidate.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what builds and executors print.")
 @click.option("-q", "--quiet", is_flag=True, help="Only warnings and the table.")
 @options.reference

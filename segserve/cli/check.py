@@ -10,7 +10,7 @@ import click
 
 from segserve import findings
 from segserve.cli import options, render
-from segserve.errors import UsageError, Verdict
+from segserve.errors import UsageError, Verdict, writing
 from segserve.findings import Finding, Severity
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ FORMATS = ("text", "json", "junit", "sarif", "github")
 @click.argument("ref", default=".")
 @click.option("--run", "run_it", is_flag=True, help="Also build the environment and run the executor on small images.")
 @click.option("--probes", type=click.Choice(["quick", "full"]), default="quick", show_default=True, help="With --run.")
-@click.option("--budget", type=click.FloatRange(min=0), metavar="SECONDS", help="Begin no probe after this long.")
+@click.option("--budget", type=options.Number(min=0), metavar="SECONDS", help="Begin no probe after this long.")
 @click.option("--rot", is_flag=True, help="Also solve the environment anew, without its lock, and say what changed.")
 @click.option("--format", "style", type=click.Choice(FORMATS), default="text", show_default=True)
 @click.option("--report", "reports", multiple=True, metavar="FORMAT=FILE", help="Also write this file (repeatable).")
@@ -83,14 +83,16 @@ def check_command(
     threshold = Severity.ERROR if fail_on == "never" else Severity(fail_on)
     click.echo(_rendered(checked, style, threshold))
     for form, path in files:
-        path.write_text(_rendered(checked, form, threshold) + "\n", encoding="utf-8")
+        with writing(path):
+            path.write_text(_rendered(checked, form, threshold) + "\n", encoding="utf-8")
     if style == "github":
         _summarise(checked)
     if style == "text" and verbose and checked.ignored:
         render.say(f"ignored: {', '.join(sorted({finding.rule for finding in checked.ignored}))}")
     bad = findings.at_least(checked.findings, threshold)
     if badge is not None:
-        badge.write_text(_badge(checked.findings), encoding="utf-8")
+        with writing(badge):
+            badge.write_text(_badge(checked.findings), encoding="utf-8")
     if bad and fail_on != "never":
         raise Verdict(f"{checked.name} does not pass: {_counts(checked.findings)}.")
 

@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from segserve import comparison
-from segserve.cli import render
-from segserve.errors import InvalidParameters, UsageError, Verdict
+from segserve.cli import options, render
+from segserve.errors import InvalidParameters, UsageError, Verdict, writing
 from segserve.evaluate.drawing import Picture
 from segserve.report.tables import text_cell
 
@@ -58,7 +58,7 @@ def _steps(start: float, stop: float, step: float) -> list[float]:
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Folder for overlays.")
 @click.option("--images", type=click.Path(exists=True, path_type=Path), help="The images, to draw overlays upon.")
 @click.option("--drift", is_flag=True, help="What changed from TRUTH (a reference result) to PRED?")
-@click.option("--threshold", type=click.FloatRange(0, 1), metavar="X", help="With --drift: exit code 7 over X (0).")
+@click.option("--threshold", type=options.Number(0, 1), metavar="X", help="With --drift: exit code 7 over X (0).")
 def compare_command(
     pred: Path,
     truth: Path,
@@ -81,7 +81,7 @@ def compare_command(
     at = thresholds(iou)
     style = "json" if as_json else style
     if threshold is not None and not drift:
-        raise UsageError("--threshold belongs to --drift.")
+        raise UsageError("--threshold belongs to --drift.", hint="Add --drift, or leave --threshold out.")
     if images is not None and output is None:
         raise UsageError("--images is what overlays are drawn upon; -o DIR says where to write them.")
     verdict = None
@@ -215,10 +215,12 @@ def _drift_csv(found: comparison.DriftReport) -> str:
 
 def _write_pictures(folder: Path, pictures: Iterable[tuple[str, Picture | None]]) -> None:
     """NNN-<name>.png per image."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder, "-o names another folder."):
+        folder.mkdir(parents=True, exist_ok=True)
     for number, (name, picture) in enumerate(pictures, 1):
         if picture is None:
             click.echo(f"note: {name} is too large to be drawn", err=True)
             continue
-        comparison.save_picture(folder, number, name, picture)
+        with writing(folder, "-o names another folder."):
+            comparison.save_picture(folder, number, name, picture)
     click.echo(f"overlays: {folder} (hits green, misses blue, false alarms orange)", err=True)

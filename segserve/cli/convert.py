@@ -58,13 +58,15 @@ def export_command(
     one file stay one file.
     """
     from segserve import conversion
+    from segserve.errors import writing
     from segserve.exporters import export_all, targets
 
     names = targets(to)
     path, staged = _found(result)
     loaded = conversion.load(path, images, _selection(channel, z, series, frames), staged=staged)
     folder = output or loaded.exports
-    written = export_all(loaded.results, names, folder)
+    with writing(folder, "-o names another folder."):
+        written = export_all(loaded.results, names, folder)
     if as_json:
         paths = [str(path) for path in written.paths]
         render.document({"folder": str(folder), "paths": paths, "findings": [str(f) for f in written.findings]})
@@ -86,7 +88,10 @@ def _found(result: str) -> tuple[Path, Path | None]:
         facts = session.show(result)
         staged = session.ctx.home.job(facts["job"]).inputs_map
     if not facts["result"]:
-        raise NotFound(f"Job {facts['job']} has no result: it is {facts['state']}.")
+        raise NotFound(
+            f"Job {facts['job']} has no result: it is {facts['state']}.",
+            hint=f"segserve show {facts['job']} says more.",
+        )
     return Path(facts["result"]), staged
 
 

@@ -74,7 +74,7 @@ def rm_command(keys: tuple[str, ...], as_json: bool) -> None:
 
 
 @env_command.command("gc")
-@click.option("--older-than", "days", type=click.FloatRange(min=0), default=30.0, show_default=True, metavar="DAYS")
+@click.option("--older-than", "days", type=options.Number(min=0), default=30.0, show_default=True, metavar="DAYS")
 @options.JSON
 def gc_command(days: float, as_json: bool) -> None:
     """Remove environments that no open job uses and that nobody used for DAYS days, and what dead builds left."""

@@ -49,6 +49,8 @@ def add_command(name: str, ref: str, description: str, config: Path | None) -> N
     with api.session(config=config) as session:
         added = session.add_executor(name, ref, description=description)
     render.echo(f"{name} stands for {added['ref']}  ({added['file']})")
+    if added["before"] not in ("", added["ref"]):
+        render.say(f"note: it stood for {added['before']} before.")
 
 
 @executors_command.command("rm")

@@ -11,8 +11,8 @@ from segserve.cli import options, render
 
 
 @click.command("gc")
-@click.option("--older-than", "days", type=click.FloatRange(min=0), metavar="DAYS", help="Default: retention.days.")
-@click.option("--max-gb", type=click.FloatRange(min=0), metavar="GB", help="Default: retention.max_gb; 0 = any size.")
+@click.option("--older-than", "days", type=options.Number(min=0), metavar="DAYS", help="Default: retention.days.")
+@click.option("--max-gb", type=options.Number(min=0), metavar="GB", help="Default: retention.max_gb; 0 = any size.")
 @click.option("--dry-run", is_flag=True, help="Say what would go.")
 @options.JSON
 @options.CONFIG

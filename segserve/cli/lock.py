@@ -38,7 +38,7 @@ def lock_command(ref: str, *, output: Path | None, verbose: bool, config: Path |
 @click.option("--entry", metavar="NAME", help="The entry point, where nothing says which it was.")
 @click.option("-P", "parameters", multiple=True, metavar="NAME=VALUE", help="A parameter, where nothing says it.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the new result.")
-@click.option("--threshold", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Drift that is allowed.")
+@click.option("--threshold", type=options.Number(0, 1), default=0.0, show_default=True, help="Drift that is allowed.")
 @click.option("--no-lock", is_flag=True, help="Build the environment from what its files say today.")
 @click.option("--offline", is_flag=True, help="Ask no remote.")
 @click.option("--gpus", default="auto", show_default=True, help="How many GPUs, or which.")

@@ -8,6 +8,7 @@ import click
 
 from segserve import api
 from segserve.cli import options, render
+from segserve.errors import NotFound, did_you_mean
 
 
 @click.command("pipelines")
@@ -27,6 +28,10 @@ def pipelines_command(slugs: tuple[str, ...], build: bool, config: Path | None, 
             for slug in slugs or tuple(session.ctx.settings.pipelines):
                 session.build_pipeline(slug)
         known = session.pipeline_rows()
+    slugs_known = [one["slug"] for one in known]
+    for slug in slugs:
+        if slug not in slugs_known:
+            raise NotFound(f"There is no pipeline '{slug}'.", hint=did_you_mean(slug, slugs_known))
     chosen = [one for one in known if not slugs or one["slug"] in slugs]
     if as_json:
         render.document(chosen)

@@ -64,9 +64,9 @@ def _overlays(_: click.Context, __: click.Parameter, value: str) -> int | None:
 @options.planes
 @click.option("--gpus", metavar="N|auto|none", default="auto", show_default=True, help="Whole GPUs to lease.")
 @click.option("--no-wait", is_flag=True, help="Fail when no GPU is free, instead of waiting.")
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Time limit of the executor.")
-@click.option("--memory", type=click.FloatRange(min=0.1), metavar="GB", help="Memory limit (docker).")
-@click.option("--cpus", type=click.FloatRange(min=0.1), metavar="N", help="CPU limit (docker).")
+@click.option("--timeout", type=options.Number(min=0), metavar="SECONDS", help="Time limit of the executor.")
+@click.option("--memory", type=options.Number(min=0.1), metavar="GB", help="Memory limit (docker).")
+@click.option("--cpus", type=options.Number(min=0.1), metavar="N", help="CPU limit (docker).")
 @click.option("-v", "--verbose", is_flag=True, help="Show what builds and the executor print.")
 @click.option("-q", "--quiet", is_flag=True, help="Only warnings and the result.")
 @options.reference

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from segserve import api
+from segserve import config as settings
 from segserve.cli import render
 
 
@@ -25,7 +26,5 @@ def serve_command(config: Path | None, **given: Any) -> None:
 
     with api.session(config=config) as session:
         flags = {name: value for name, value in given.items() if value is not None}
-        settings = type(session.ctx.settings.server).model_validate(
-            {**session.ctx.settings.server.model_dump(), **flags}
-        )
-        run.serve(session, settings, started=lambda url: render.say(f"segserve listens on {url}  (docs: {url}/docs)"))
+        chosen = settings.with_flags(session.ctx.settings.server, flags)
+        run.serve(session, chosen, started=lambda url: render.say(f"segserve listens on {url}  (docs: {url}/docs)"))

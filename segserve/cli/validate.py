@@ -13,7 +13,7 @@ from segserve.findings import Finding
 
 
 @click.command("validate")
-@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--images", type=click.Path(exists=True, path_type=Path), help="Their images: check number and bounds.")
 @click.option("--pairs", is_flag=True, help="Also look for objects that overlap or lie within others (takes longer).")
 @click.option("--format", "style", type=click.Choice(["text", "json", "junit"]), default="text", show_default=True)
@@ -29,13 +29,14 @@ def validate_command(
     ignore: tuple[str, ...],
     target: Path | None,
 ) -> None:
-    """Check that each of FILES is a valid output.json; exit code 7 when one is not.
+    """Check that each of FILES (or result folders) is a valid output.json; exit code 7 when one is not.
 
     With --repair the verdict is that on the corrected document; everything that was changed is listed.
     """
     skip = _rules(ignore)
     if target is not None and len(files) != 1:
         raise UsageError("--repair takes one file at a time.", hint="Call it once for each file.")
+    files = tuple(_document(path) for path in files)
     found, verdict = _examined(files, images, pairs, skip, target)
     if as_json or style == "json":
         click.echo(findings.as_json(found))
@@ -46,6 +47,15 @@ def validate_command(
     bad = findings.errors_in(verdict)
     if bad:
         raise Verdict(f"{len(bad)} error(s) {_where(target)}.")
+
+
+def _document(path: Path) -> Path:
+    """The file that a result folder has."""
+    if not path.is_dir():
+        return path
+    if not (path / "output.json").is_file():
+        raise UsageError(f"'{path}' is a folder without an output.json.", hint="Name the file, or a result folder.")
+    return path / "output.json"
 
 
 def _praise(files: tuple[Path, ...], verdict: list[Finding]) -> list[str]:

@@ -112,7 +112,7 @@ def plan(wanted: str, *, source: str = "", override: str | None = None, machine:
         InvalidParameters: `override` (--python) is not X.Y or X.Y.Z.
     """
     if override and not re.fullmatch(r"\d+\.\d+(\.\d+)?", override):
-        raise InvalidParameters(f"--python {override}: write it as X.Y or X.Y.Z.")
+        raise InvalidParameters(f"--python {override}: write it as X.Y or X.Y.Z.", hint="For example: --python 3.11")
     text = override or wanted
     allowed, exact = _allowed(text, source)
     machine = machine or this_machine()

@@ -15,6 +15,7 @@ from segserve.inputs.base import Unusable
 
 _ZARR_MARKERS = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
 _LITTER = frozenset({"Thumbs.db", "ehthumbs.db", "desktop.ini", "__MACOSX"})
+_HALF = re.compile(r"[\ud800-\udfff]")  # bytes of a name that are no text, as Python shows them
 _NUMBER = re.compile(r"(\d+)")
 
 
@@ -36,6 +37,9 @@ class _Search:
 
     def add(self, given: str) -> None:
         absolute = os.path.abspath(given)  # Path.absolute keeps `..`; symlinks stay as they are
+        if not absolute.isascii() and _HALF.search(absolute):
+            name = os.fsencode(given).decode("utf-8", "backslashreplace")
+            raise Unusable("image-name", f"cannot be listed in a result: '{name}' is not UTF-8", "Rename it.")
         if absolute in self.files:
             self.twice.append(given)
         else:
@@ -56,7 +60,7 @@ def discover(paths: Iterable[str | os.PathLike[str]], within: Sequence[str] | No
                 _refuse_outside(name, within)
                 search.add(name)
         except Unusable as problem:
-            search.findings.append(problem.finding(given))
+            search.findings.append(problem.finding(given or "''"))
     if search.twice:
         search.notes.append(f"named more than once, read once: {_some(search.twice)}")
     return Found(tuple(search.files.items()), tuple(search.findings), tuple(search.notes))
@@ -82,6 +86,8 @@ def is_zarr(path: str | os.PathLike[str]) -> bool:
 
 
 def _expand(given: str, notes: list[str]) -> Iterator[str]:
+    if not given:
+        raise Unusable("image-not-found", "is no name of a file", "Leave it out.")
     if not os.path.lexists(given):
         yield from _pattern(given, notes)
     elif os.path.isdir(given) and not is_zarr(given):
@@ -93,7 +99,7 @@ def _expand(given: str, notes: list[str]) -> Iterator[str]:
 def _pattern(given: str, notes: list[str]) -> Iterator[str]:
     if not glob.has_magic(given):
         parent = Path(given).parent
-        neighbours = [entry.name for entry in os.scandir(parent)] if parent.is_dir() else []
+        neighbours = _names(parent)
         guess = did_you_mean(Path(given).name, neighbours)
         raise Unusable("image-not-found", "does not exist", guess if guess.startswith("Did") else "")
     found = glob.glob(os.path.expanduser(given), recursive=True)
@@ -105,6 +111,13 @@ def _pattern(given: str, notes: list[str]) -> Iterator[str]:
             yield from _folder(match, notes)
         else:
             yield match
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return [entry.name for entry in os.scandir(folder)]
+    except OSError:  # not there, or not for us to see: nothing to suggest
+        return []
 
 
 def _folder(given: str, notes: list[str]) -> Iterator[str]:

@@ -103,7 +103,7 @@ def plan(
     selection = selection or Selection()
     selection.check()
     sources, findings, notes = _inspect(paths, within)
-    requests: list[Request] = []
+    unread, requests = len(findings), list[Request]()
     previous: tuple[Series, ...] = ()
     for index, source in enumerate(sources):
         if source.series is not previous:  # frames of one kind share theirs: one choice for all of them
@@ -114,7 +114,7 @@ def plan(
                 continue
             previous = source.series
         requests += [Request(index, *request[1:]) for request in chosen]
-    refuse(findings, len(sources) + len(findings))
+    refuse(findings, len(sources) + unread)
     if len(requests) > MAX_IMAGES:
         raise UnreadableImage(
             f"These inputs are {len(requests)} images; the limit is {MAX_IMAGES}.", hint="Give them in several runs."

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from segserve.errors import UsageError, disk_full
+from segserve.errors import UsageError, writing
 from segserve.findings import Finding
 from segserve.format import Document
 from segserve.model import StagedImage
@@ -88,14 +88,10 @@ def publish(assembled: Path, wanted: Path, *, exact: bool) -> Path:
     """
     beside = wanted.parent / f".{wanted.name}.{os.getpid()}.partial"
     try:
-        _make_parent(wanted, exact=exact)
-        shutil.copytree(assembled, beside)
-        return beside.rename(_claim(wanted, exact=exact))  # replaces the empty folder atomically
-    except OSError as error:
-        raise disk_full(error) or UsageError(
-            f"'{wanted}' cannot be written: {error.strerror or error}.",
-            hint=f"The result is kept in {assembled}; choose another -o the next time.",
-        ) from None
+        with writing(wanted, f"The result is kept in {assembled}; choose another -o the next time."):
+            _make_parent(wanted, exact=exact)
+            shutil.copytree(assembled, beside)
+            return beside.rename(_claim(wanted, exact=exact))  # replaces the empty folder atomically
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -104,13 +100,9 @@ def new_folder(wanted: Path, *, exact: bool) -> Path:
     """An empty folder for results that come one by one; names and errors as of `publish`."""
     if exact and wanted.exists():
         raise UsageError(f"'{wanted}' exists already.", hint="Results never overwrite: choose another -o.")
-    try:
+    with writing(wanted, "Choose another -o."):
         _make_parent(wanted, exact=exact)
         return _claim(wanted, exact=exact)
-    except OSError as error:
-        raise disk_full(error) or UsageError(
-            f"'{wanted}' cannot be written: {error.strerror or error}.", hint="Choose another -o."
-        ) from None
 
 
 def _make_parent(wanted: Path, *, exact: bool) -> None:

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from segserve import kit, process
-from segserve.errors import BackendError, UsageError
+from segserve.errors import BackendError, UsageError, writing
 from segserve.scaffold.source import Source
 
 METHODS: Mapping[str, tuple[str, tuple[str, ...]]] = {  # name → (what it does, what it needs besides)
@@ -71,7 +71,7 @@ def create(folder: Path, *, template: str = "threshold", env: str = "uv", source
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"'{folder}' exists already.", hint="Choose another name, or an empty folder.")
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         author = _author(folder)
         answers = {**_answers(folder.name, template, env, author), **_ci(source)}
@@ -82,8 +82,6 @@ def create(folder: Path, *, template: str = "threshold", env: str = "uv", source
             kit.write_wheel(folder / "wheels")
         _write_example(folder / "example", pair=template == "compox-registration")
         (folder / "ci.sh").chmod(0o755)
-    except OSError as error:
-        raise UsageError(f"'{folder}' cannot be written: {error.strerror}.") from None
     _commit(folder, author)
     return folder
 

@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 
 from segserve.check.repository import Repository
 from segserve.findings import Finding, Place, Rule, Severity
+from segserve.inputs import inside
 
 _W, _N = Severity.WARNING, Severity.NOTE
 
@@ -85,7 +86,7 @@ def find(repository: Repository) -> Iterator[Finding]:
     yield from _leftovers(repository)
     links = (repository.root / path for path, size in repository.files.items() if size == 0)
     for link in links:
-        leads_out = link.is_symlink() and not link.resolve().is_relative_to(repository.root)
+        leads_out = link.is_symlink() and not inside(str(link), [repository.root])
         if leads_out and not _OWN_RULES.fullmatch(link.name):
             yield ESCAPING.at(f"It leads to {link.readlink()}.", Place(link.relative_to(repository.root).as_posix()))
 
