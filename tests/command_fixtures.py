@@ -59,3 +59,16 @@ def segserve(capfd: pytest.CaptureFixture[str]) -> Command:
         return Done(code, out, err)
 
     return run
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 128 KiB that is full but for 20 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "none", folder], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("only root can mount a small file system")
+    (folder / "ballast").write_bytes(bytes(108 << 10))
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -229,19 +229,6 @@ def test_a_run_that_somebody_else_cancels(segserve: Command, here: Path, images:
 
 
 # ---------------------------------------------------------------------------------------- the machine, and ourselves
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 128 KiB that is full but for 20 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "none", folder], capture_output=True)
-    if mounted.returncode != 0:
-        pytest.skip("only root can mount a small file system")
-    (folder / "ballast").write_bytes(bytes(108 << 10))
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
 
 
 def test_a_full_disk_under_the_home(

@@ -16,6 +16,7 @@ from segserve.journal import JobRecord
 from segserve.model import JobState
 from segserve.pipeline import cancel, origin, retention, settle, titles
 from segserve.pipeline import facts as facts_file
+from segserve.pipeline.publish import choose_folder, publish
 
 _LOOK_SECONDS = 0.2
 
@@ -95,6 +96,8 @@ class Jobs(Verbs):
     def logs(self, job_id: str, *, follow: bool = False) -> Iterator[str]:
         """The log of a job's latest attempt, as lines; with `follow` until it ends. One that waits is waited for."""
         record = self.ctx.journal.get(job_id)
+        if follow and record.state is JobState.QUEUED:
+            self.ctx.reporter.note(f"Job {record.job_id} waits in the queue.")
         while follow and record.state is JobState.QUEUED:
             time.sleep(_LOOK_SECONDS)
             record = self.ctx.journal.get(job_id)
@@ -112,6 +115,22 @@ class Jobs(Verbs):
         for line in local.follow(attempt, until=ended):
             yield line + "\n"
         settle(self.ctx)
+
+    def fetch(self, job_id: str, output: Path | None = None) -> Path:
+        """Copy the result of a job to `output`, else to where results of runs are put; where it is.
+
+        Raises:
+            NotFound: it has none, or none any more.
+            UsageError: the place exists, or cannot be written.
+        """
+        facts = self.show(job_id)
+        job, folder = facts["job"], Path(facts["result"])
+        if facts["state"] != JobState.SUCCEEDED:
+            raise NotFound(f"Job {job} has no result: it is {facts['state']}.", hint=f"segserve logs -f {job}")
+        if not folder.is_dir():
+            raise NotFound(f"The result of job {job} is not on this machine any more.", hint=f"segserve replay {job}")
+        wanted = choose_folder(output, self.ctx.settings.run.results, facts["executor"])
+        return publish(folder, wanted, exact=output is not None)
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Stop a job and everything that it started."""

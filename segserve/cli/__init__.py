@@ -43,6 +43,7 @@ COMMANDS = {
     "ps": "jobs",
     "show": "jobs",
     "logs": "jobs",
+    "fetch": "jobs",
     "cancel": "jobs",
     "env": "env",
     "gc": "gc",

@@ -1,7 +1,8 @@
-"""`segserve ps`, `show`, `logs`, `cancel`: jobs of this home."""
+"""`segserve ps`, `show`, `logs`, `fetch`, `cancel`: jobs of this home, or of a service."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -89,6 +90,22 @@ def logs_command(job: str, follow: bool, server: str | None) -> None:
     with _session(server) as session:
         for line in session.logs(job, follow=follow):
             click.echo(line, nl=False)
+
+
+@click.command("fetch")
+@click.argument("job")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR",
+              help="Folder for the result (must not exist).  [default: segserve-results/DATE-EXECUTOR]")  # fmt: skip
+@remote.SERVER
+@options.JSON
+def fetch_command(job: str, output: Path | None, server: str | None, as_json: bool) -> None:
+    """Bring the result of JOB here. With --server, one that has not ended is waited for."""
+    with _session(server) as session:
+        folder = session.fetch(job, output)
+    if as_json:
+        render.document({"job": job, "result": str(folder)})
+    else:
+        render.echo(f"Result  {folder}")
 
 
 @click.command("cancel")

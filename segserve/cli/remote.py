@@ -63,6 +63,6 @@ def started_text(server: str, job: str) -> str:
     return "\n".join(
         (
             f"Job {job} is in the queue of {server}.",
-            f"Next    segserve logs -f {job} --server {server}  ·  segserve show {job} --server {server}",
+            f"Next    segserve fetch {job} --server {server}  (waits for the result, and brings it here)",
         )
     )

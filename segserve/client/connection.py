@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from ipaddress import ip_address
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
+from urllib.parse import SplitResult, urlsplit
 
 import httpx
+from pydantic import TypeAdapter
 
 import segserve
 from segserve.errors import (
@@ -27,9 +30,12 @@ from segserve.errors import (
 )
 from segserve.findings import Finding, Place, Severity
 
-TRIES = 6
+TRIES = 7  # of a server that has answered before: about a minute, in which it starts again
+_FIRST_TRIES = 3  # of one that has not: the address may be wrong
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+_BLANK = re.compile(r"[\s\x00-\x1f]")
+_NO_ROUTE = ("Not Found", "Method Not Allowed")  # a segserve, but not here, or of another version
 _PASSING = frozenset({429, 502, 503, 504})  # a proxy without its server, a server that starts again
 _BY_STATUS: Mapping[int, type[SegserveError]] = {
     401: LoginNeeded,
@@ -40,29 +46,37 @@ _BY_STATUS: Mapping[int, type[SegserveError]] = {
 }
 
 
+# What trying again does not change → what to do about it.
+_HOPELESS: Mapping[str, str] = {
+    "CERTIFICATE_VERIFY_FAILED": "Its certificate is not trusted here; SSL_CERT_FILE names a file with yours.",
+    "WRONG_VERSION_NUMBER": "It speaks no TLS there: is its address http://…?",
+    "RECORD_LAYER_FAILURE": "It speaks no TLS there: is its address http://…?",
+    "Name or service not known": "There is no host of this name. Is the address written correctly?",
+    "No address associated": "There is no host of this name. Is the address written correctly?",
+    "nodename nor servname": "There is no host of this name. Is the address written correctly?",
+}
+_Answer = TypeVar("_Answer")
+
+
 class ServerUnreachable(BackendError):
     """The server does not answer."""
+
+
+class NotUnderstood(BackendError):
+    """Somebody answers, but not as a segserve of about this version does."""
+
+    retryable = False
 
 
 class Connection:
     """One server. The token goes to this server alone: redirects are not followed."""
 
     def __init__(self, url: str, token: str = "", *, note: Callable[[str], None] = lambda _: None) -> None:
-        parts = urlsplit(url)
-        if (
-            parts.scheme not in ("http", "https")
-            or not parts.hostname
-            or parts.query
-            or parts.fragment
-            or parts.username
-        ):
-            raise UsageError(
-                f"'{url}' is no address of a server.",
-                hint="For example https://segserve.example.org or http://host:8000",
-            )
+        parts = _parts(url)
         self.url = url.rstrip("/")
-        self.loopback = _is_loopback(parts.hostname)
+        self.loopback = _is_loopback(parts.hostname or "")
         self.note = note
+        self._met = False  # whether it has answered before
         if token and parts.scheme == "http" and not self.loopback:
             note("The token goes to the server without encryption: the address begins with http://.")
         headers = {"User-Agent": f"segserve/{segserve.__version__}"}
@@ -79,9 +93,30 @@ class Connection:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def get(self, path: str, **query: Any) -> Any:
-        """JSON."""
-        return self.ask("GET", path, params={name: value for name, value in query.items() if value is not None}).json()
+    def get(self, path: str, kind: type[_Answer], **query: Any) -> Any:
+        """JSON that can be read as `kind` (of `answers`), as it came."""
+        given = {name: value for name, value in query.items() if value is not None}
+        return self.read(self.ask("GET", path, params=given), kind)
+
+    def read(self, answer: httpx.Response, kind: type[_Answer]) -> Any:
+        """The JSON of an answer.
+
+        Raises:
+            NotUnderstood: it is none, or has not what the client needs.
+        """
+        try:
+            document = answer.json()
+            TypeAdapter(kind).validate_python(document)
+        except ValueError:
+            raise self.not_understood() from None
+        return document
+
+    def not_understood(self, what: str = "") -> NotUnderstood:
+        """What to say of a server that speaks another language."""
+        return NotUnderstood(
+            f"{self.url} answers{what}, but not as a segserve {segserve.__version__} does.",
+            hint="Is this its whole address, with the path below which a proxy shows it? URL/status says its version.",
+        )
 
     def ask(
         self, method: str, path: str, *, body: Callable[[], Iterator[bytes]] | None = None, **options: Any
@@ -93,17 +128,20 @@ class Connection:
             SegserveError: what the server says.
         """
         pause = _FIRST_PAUSE
-        for attempt in range(1, TRIES + 1):
+        for attempt in itertools.count(1):
             try:
                 answer = self._http.request(method, path, content=body() if body else None, **options)
-            except httpx.TransportError as error:
-                if attempt == TRIES:
+            except httpx.RequestError as error:
+                if attempt >= (TRIES if self._met else min(TRIES, _FIRST_TRIES)) or _hopeless(error):
                     raise self.unreachable(error) from None
                 if attempt == 1:
                     self.note(f"{self.url} does not answer ({_reason(error)}); trying again.")
             else:
-                if answer.status_code not in _PASSING or attempt == TRIES or _is_ours(answer):
-                    return _checked(answer)
+                self._met = True
+                if answer.status_code not in _PASSING or attempt >= TRIES or _is_ours(answer):
+                    return self._checked(answer)
+                if attempt == 1:
+                    self.note(f"{self.url} answers {answer.status_code}; trying again.")
             time.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
         raise AssertionError("unreachable")  # pragma: no cover
@@ -114,15 +152,37 @@ class Connection:
         with self._http.stream("GET", path, headers=dict(headers or {})) as answer:
             if not answer.is_success:
                 answer.read()
-                _checked(answer)
+                self._checked(answer)
             yield answer
 
     def unreachable(self, error: Exception) -> ServerUnreachable:
         """What to say when nobody answers."""
         return ServerUnreachable(
             f"{self.url} cannot be reached: {_reason(error)}.",
-            hint="Does the server run, and is this its address? --server or SEGSERVE_SERVER names it.",
+            hint=_hopeless(error) or f"Does the server run, and is this its address?{self._perhaps_https(error)}",
         )
+
+    def _perhaps_https(self, error: Exception) -> str:
+        talks = isinstance(error, httpx.RemoteProtocolError) and self.url.startswith("http://") and not self._met
+        return " It may want https://." if talks else " --server or SEGSERVE_SERVER names it."
+
+    def _checked(self, answer: httpx.Response) -> httpx.Response:
+        if answer.is_success:
+            return answer
+        status = answer.status_code
+        if answer.is_redirect:
+            location = answer.headers.get("location", "")[:200]
+            raise UsageError(f"{self.url} leads elsewhere: to {location}", hint="If that is right, --server names it.")
+        try:
+            problem = answer.json()
+        except ValueError:
+            problem = None
+        if isinstance(problem, dict) and "title" in problem and problem.get("message") not in _NO_ROUTE:
+            raise error_of(problem, status)
+        if status in _OF_PROXIES:
+            kind, message, hint = _OF_PROXIES[status]
+            raise kind(f"A proxy before {self.url} {message} ({status}).", hint=hint)
+        raise self.not_understood(f" {status} {answer.reason_phrase}")
 
 
 def error_of(problem: Mapping[str, Any], status: int = 0) -> SegserveError:
@@ -144,18 +204,15 @@ def ended(state: str, error: Mapping[str, Any]) -> SegserveError:
     return error_of({**error, "message": error.get("message") or f"The job has {state}."}, 502)
 
 
-def _checked(answer: httpx.Response) -> httpx.Response:
-    if answer.is_success:
-        return answer
-    try:
-        problem = answer.json()
-    except ValueError:
-        problem = {}
-    if not isinstance(problem, dict):
-        problem = {}
-    if not problem and answer.status_code < 400:
-        raise UsageError("The address leads elsewhere.", hint=f"It says: {answer.headers.get('location', '')[:200]}")
-    raise error_of(problem, answer.status_code)
+_DOWN = (ServerUnreachable, "has no server behind it", "Does segserve run there? Its log says why not.")
+_OF_PROXIES: Mapping[int, tuple[type[SegserveError], str, str]] = {
+    401: (LoginNeeded, "wants a password of its own", "segserve cannot give it one; ask its administrator."),
+    403: (AccessDenied, "lets nobody in from here", "Ask its administrator."),
+    413: (TooLarge, "takes no body of this size", "Its administrator can allow more: client_max_body_size of nginx."),
+    502: _DOWN,
+    503: _DOWN,
+    504: _DOWN,
+}
 
 
 def _is_ours(answer: httpx.Response) -> bool:
@@ -185,7 +242,24 @@ def _findings(rows: Any) -> Iterator[Finding]:
 
 
 def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    return (str(error) or type(error).__name__).rstrip(".")
+
+
+def _hopeless(error: Exception) -> str:
+    """What to do about a failure that trying again does not change; "" for others."""
+    return next((hint for mark, hint in _HOPELESS.items() if mark in str(error)), "")
+
+
+def _parts(url: str) -> SplitResult:
+    with suppress(ValueError):  # an unclosed bracket, a port that is none
+        parts = urlsplit(url)
+        _ = parts.port
+        plain = not (parts.query or parts.fragment or parts.username)
+        if parts.scheme in ("http", "https") and parts.hostname and plain and not _BLANK.search(url):
+            return parts
+    raise UsageError(
+        f"'{url}' is no address of a server.", hint="For example https://segserve.example.org or http://host:8000"
+    )
 
 
 def _is_loopback(host: str) -> bool:

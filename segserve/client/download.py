@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
@@ -12,13 +11,15 @@ from urllib.parse import quote
 import httpx
 
 from segserve import conversion
-from segserve.client.connection import TRIES, Connection
-from segserve.errors import BackendError
+from segserve.client.answers import Counted, File
+from segserve.client.connection import TRIES, Connection, ServerUnreachable
+from segserve.errors import BackendError, writing
 from segserve.pipeline import Result
-from segserve.pipeline.publish import choose_folder, publish
+from segserve.pipeline.publish import choose_folder, unfinished
 from segserve.refs import FULL_SHA, Pin
 
 _CHUNK = 1 << 18
+_PAUSE, _LONGEST_PAUSE = 0.25, 15.0
 
 
 def result(
@@ -34,18 +35,17 @@ def result(
         SegserveError: it cannot be had, or not be written.
     """
     job = facts["job"]
-    listed = connection.get(f"/jobs/{job}/files")
+    listed = connection.get(f"/jobs/{job}/files", list[File])
     total = sum(file["bytes"] for file in listed)
-    with tempfile.TemporaryDirectory(prefix="segserve-") as scratch:
-        folder, done = Path(scratch) / "result", 0
-        folder.mkdir()
+    exact, wanted = output is not None, choose_folder(output, results, facts["executor"])
+    with writing(wanted, "-o names another folder."), unfinished(wanted, exact=exact) as (beside, appear):
+        done = 0
         for file in listed:
-            done += _fetch(connection, job, file["name"], file["bytes"], folder / _relative(file["name"]))
+            done += _fetch(connection, job, file["name"], file["bytes"], beside / _relative(file["name"]))
             progress(round(done / 1e6), max(round(total / 1e6), 1), "MB fetched")
-        wanted = choose_folder(output, results, facts["executor"])
-        published = publish(folder, wanted, exact=output is not None)
+        published = appear()
     polygons = (published / conversion.RESULTS).is_file()
-    counts = [row["objects"] or 0 for row in connection.get(f"/jobs/{job}/images")] if polygons else []
+    counts = [row["objects"] or 0 for row in connection.get(f"/jobs/{job}/images", list[Counted])] if polygons else []
     loaded = conversion.load(published) if polygons else None
     return Result(
         job_id=job,
@@ -85,23 +85,35 @@ def _relative(name: str) -> PurePosixPath:
 def _fetch(connection: Connection, job: str, name: str, size: int, target: Path) -> int:
     """One file; begun again where the connection was lost."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    pause = 0.5
+    target.touch()
+    tries, before = 0, 0
     failure: Exception = ConnectionError("nothing came")
-    for _ in range(TRIES):
-        have = target.stat().st_size if target.exists() else 0
+    while tries < TRIES:
         try:
-            headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
-            with connection.stream(f"/jobs/{job}/files/{quote(name)}", headers) as answer, target.open("ab") as stream:
-                if have and answer.status_code != httpx.codes.PARTIAL_CONTENT:
-                    stream.truncate(0)
-                for chunk in answer.iter_bytes(_CHUNK):
-                    stream.write(chunk)
-            if target.stat().st_size == size:
-                return size
-            target.unlink()
-            failure = ConnectionError(f"'{name}' came with another size than was said")
-        except httpx.TransportError as error:
+            _more(connection, f"/jobs/{job}/files/{quote(name)}", target)
+        except httpx.RequestError as error:
             failure = error
-        time.sleep(pause)
-        pause = min(pause * 2, 15.0)
+        except ServerUnreachable as error:  # a proxy without its server: it starts again
+            failure = ConnectionError(error.message)
+        have = target.stat().st_size
+        if have == size:
+            return size
+        if have > size:  # it was another file
+            target.write_bytes(b"")
+            failure = ConnectionError(f"'{name}' came with another size than was said")
+        tries = 1 if have > before else tries + 1  # what brings something may go on for as long as it takes
+        before = have
+        time.sleep(min(_PAUSE * 2**tries, _LONGEST_PAUSE))
     raise connection.unreachable(failure)
+
+
+def _more(connection: Connection, path: str, target: Path) -> None:
+    """What is missing of a file; the whole of it where the server does not give parts."""
+    have = target.stat().st_size
+    headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
+    with connection.stream(path, headers) as answer, target.open("ab") as stream:
+        if have and answer.status_code != httpx.codes.PARTIAL_CONTENT:
+            stream.truncate(0)
+        for chunk in answer.iter_bytes(_CHUNK):
+            stream.write(chunk)
+            stream.flush()  # what has come stays when the rest does not

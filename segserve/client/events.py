@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
+from pydantic import ValidationError
 
-from segserve.client.connection import Connection
+from segserve.client import answers
+from segserve.client.connection import Connection, NotUnderstood
 from segserve.errors import AccessDenied, BackendError
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
@@ -37,16 +38,15 @@ def follow(connection: Connection, job: str) -> Iterator[Event]:
     while True:
         failure: Exception = ConnectionError("the stream has ended")
         try:
-            with connection.stream(f"/jobs/{job}/events", {"Last-Event-ID": last} if last else None) as answer:
-                for event in parsed(answer.iter_lines()):
-                    heard, pause, last = time.monotonic(), _FIRST_PAUSE, event.id or last
-                    yield event
-                    if event.kind == "end":
-                        return
-        except httpx.TransportError as error:
+            for event in _stream(connection, job, last):
+                heard, pause, last = time.monotonic(), _FIRST_PAUSE, event.id or last
+                yield event
+                if event.kind == "end":
+                    return
+        except httpx.RequestError as error:
             failure = error
         except BackendError as error:  # a server that starts again, a proxy without one
-            if isinstance(error, AccessDenied):
+            if isinstance(error, (AccessDenied, NotUnderstood)):
                 raise
             failure = error
         if time.monotonic() - heard > PATIENCE_SECONDS:
@@ -55,6 +55,17 @@ def follow(connection: Connection, job: str) -> Iterator[Event]:
             connection.note("The connection to the server was lost; the job goes on. Trying again.")
         time.sleep(pause)
         pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+def _stream(connection: Connection, job: str, last: str) -> Iterator[Event]:
+    """The events after `last` of one connection."""
+    with connection.stream(f"/jobs/{job}/events", {"Last-Event-ID": last} if last else None) as answer:
+        if not answer.headers.get("content-type", "").startswith("text/event-stream"):
+            raise connection.not_understood()
+        try:
+            yield from parsed(answer.iter_lines())
+        except ValidationError:
+            raise connection.not_understood() from None
 
 
 def parsed(lines: Iterable[str]) -> Iterator[Event]:
@@ -68,5 +79,6 @@ def parsed(lines: Iterable[str]) -> Iterator[Event]:
             fields[name] = value.removeprefix(" ")
         elif fields:
             if "data" in fields:
-                yield Event(fields.get("event", ""), fields.get("id", ""), json.loads(fields["data"]))
+                data = answers.Event.model_validate_json(fields["data"]).model_dump()
+                yield Event(fields.get("event", ""), fields.get("id", ""), data)
             fields = {}

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from segserve import inputs, refs
 from segserve.client import download, events
+from segserve.client.answers import Accepted, Executor, Facts, Row, Stopped
 from segserve.client.connection import Connection, ended
 from segserve.client.events import Event
+from segserve.client.sending import Sending
 from segserve.client.upload import Form
 from segserve.errors import NotFound, SegserveError, UsageError
 from segserve.inputs import Selection
@@ -19,6 +23,7 @@ from segserve.pipeline import Reporter, Result, Started
 from segserve.refs import RepoKind
 
 _MOST_JOBS = 1000
+_JOB = re.compile(r"[\w-]{1,40}", re.ASCII)
 _FINAL = ("succeeded", "failed", "cancelled")
 _FIELDS = ("first", "channel", "z", "series", "frames", "depth", "gpus", "timeout", "exports", "reuse")
 _ALL = 1_000_000_000  # overlays: a form has no null
@@ -64,16 +69,46 @@ class Remote:
         }
         job = self._submit(fields, self._files(images, chosen))
         if detach:
-            facts = self.show(job)
-            return Started(job, facts["mlflow"], Path(output or ""))
+            return Started(job, "", Path(output or ""))
         try:
             self._watch(job)
         except KeyboardInterrupt:
-            self._reporter.phase("Stopping")
-            self.cancel(job)
+            self._stop(job)
             raise
+        return self._bring(job, output)
+
+    def fetch(self, job: str, output: Path | None = None) -> Path:
+        """Follow a job to its end and bring its result home; where it is. Ctrl-C leaves the job alone.
+
+        Raises:
+            SegserveError: as the run would have raised it.
+        """
+        if output is not None and output.exists():
+            raise UsageError(f"'{output}' exists already.", hint="Results never overwrite: choose another -o.")
+        name = self._id(job)
+        self._watch(name)
+        return self._bring(name, output).folder
+
+    def _bring(self, job: str, output: Path | None) -> Result:
         self._reporter.phase("Fetching the result")
-        return download.result(self._connection, self.show(job), output, self._results, self._reporter.progress)
+        kept = f"The result is kept there: segserve fetch {job} --server {self._connection.url}"
+        try:
+            return download.result(self._connection, self.show(job), output, self._results, self._reporter.progress)
+        except KeyboardInterrupt:
+            self._reporter.warn(kept)
+            raise
+        except SegserveError as error:
+            error.hint = f"{error.hint} {kept}".strip()
+            raise
+
+    def _stop(self, job: str) -> None:
+        """Cancel the job of somebody who does not wait any more."""
+        self._reporter.phase(f"Stopping job {job}")
+        try:
+            self._cancel(job)
+        except SegserveError as error:
+            again = f"segserve cancel {job} --server {self._connection.url}"
+            self._reporter.warn(f"The job goes on: {error.message} Stop it by: {again}")
 
     def _reference(self, ref: str, *, rev: str | None, entry: str | None) -> str:
         parsed = refs.parse(ref, rev=rev, entry=entry)
@@ -102,9 +137,9 @@ class Remote:
         planned = inputs.plan(images, selection)
         for note in planned.notes:
             self._reporter.note(note)
-        wanted = sorted({request.source for request in planned.requests}) if chosen.get("first") is None else None
-        sources = planned.sources if wanted is None else [planned.sources[index] for index in wanted]
-        paths = [Path(source.path) for source in sources]
+        # With --first, those that hold the chosen planes: the server spreads over them again.
+        wanted = sorted({request.source for request in planned.requests})
+        paths = [Path(planned.sources[index].path) for index in wanted]
         folders = [path for path in paths if path.is_dir()]
         if folders:
             raise UsageError(f"'{folders[0]}' is a folder and cannot be sent.", hint="Run it without --server.")
@@ -112,26 +147,41 @@ class Remote:
 
     def _submit(self, fields: Mapping[str, Any], files: Sequence[Path]) -> str:
         form = Form({name: str(value) for name, value in fields.items() if value is not None}, files)
-        what = "MB sent"
-
-        def progress(sent: int, total: int) -> None:
-            self._reporter.progress(round(sent / 1e6), max(round(total / 1e6), 1), what)
-
         if files:
             count = "1 image" if len(files) == 1 else f"{len(files)} images"
             self._reporter.phase(f"Sending {count} to {self._connection.url}")
         headers = {**form.headers, "Idempotency-Key": secrets.token_hex(16)}
-        answer = self._connection.ask("POST", "/jobs", body=lambda: form.chunks(progress), headers=headers)
-        accepted = answer.json()
+
+        def send(check: Callable[[], None]) -> dict[str, Any]:
+            def progress(sent: int, total: int) -> None:
+                if sent < total:
+                    check()
+                self._reporter.progress(round(sent / 1e6), max(round(total / 1e6), 1), "MB sent")
+
+            answer = self._connection.ask("POST", "/jobs", body=lambda: form.chunks(progress), headers=headers)
+            return dict(self._connection.read(answer, Accepted))
+
+        def taken(accepted: dict[str, Any] | None) -> None:
+            if accepted is None:
+                address = self._connection.url
+                self._reporter.warn(f"The server may have taken the job: segserve ps --server {address} tells.")
+            elif accepted["new"]:
+                self._stop(accepted["job"])
+
+        accepted = Sending(send).wait(taken)
         job = str(accepted["job"])
         self._reporter.phase(f"Job {job}" if accepted["new"] else f"Job {job}: the same request is on its way already")
         return job
 
     def _watch(self, job: str) -> None:
-        for event in events.follow(self._connection, job):
-            self._tell(event)
-            if event.kind == "end" and event.data["state"] != "succeeded":
-                raise ended(event.data["state"], event.data.get("error") or {})
+        try:
+            for event in events.follow(self._connection, job):
+                self._tell(event)
+        except SegserveError as error:
+            error.hint = f"{error.hint} The job goes on: segserve fetch {job} --server {self._connection.url}".strip()
+            raise
+        if event.data["state"] != "succeeded":
+            raise ended(event.data["state"], event.data["error"])
 
     def _tell(self, event: Event) -> None:
         data = event.data
@@ -148,13 +198,13 @@ class Remote:
 
     def jobs(self, *, everything: bool = False, limit: int = 50) -> list[dict[str, Any]]:
         """Open jobs (or all), newest first."""
-        rows = self._connection.get("/jobs", limit=min(limit, _MOST_JOBS) if everything else _MOST_JOBS)
+        rows = self._connection.get("/jobs", list[Row], limit=min(limit, _MOST_JOBS) if everything else _MOST_JOBS)
         found = [{"result": "", **row} for row in rows if everything or row["state"] not in _FINAL]
         return found[:limit]
 
     def show(self, job: str) -> dict[str, Any]:
         """Everything that the server tells about a job (its id, or the beginning of it)."""
-        facts: dict[str, Any] = self._connection.get(f"/jobs/{self._id(job)}")
+        facts: dict[str, Any] = self._connection.get(f"/jobs/{self._id(job)}", Facts)
         return {**facts, "mlflow": download.run_url(self._connection, facts)}
 
     def logs(self, job: str, *, follow: bool = False) -> Iterator[str]:
@@ -165,6 +215,8 @@ class Remote:
             return
         silent = True
         for event in events.follow(self._connection, name):
+            if event.data["state"] == "queued":
+                self._reporter.note(f"Job {name} waits in the queue.")
             for line in event.data["lines"] if event.kind == "log" else ():
                 silent = False
                 yield line + "\n"
@@ -179,26 +231,29 @@ class Remote:
 
     def cancel(self, job: str) -> dict[str, Any]:
         """Stop a job."""
-        found: dict[str, Any] = self._connection.ask("DELETE", f"/jobs/{self._id(job)}").json()
+        return self._cancel(self._id(job))
+
+    def _cancel(self, job: str) -> dict[str, Any]:
+        found: dict[str, Any] = self._connection.read(self._connection.ask("DELETE", f"/jobs/{job}"), Stopped)
         return found
 
     def executors(self, *, algorithm_type: str = "", tags: Sequence[str] = ()) -> list[dict[str, Any]]:
         """Short names that the server knows."""
-        rows: list[dict[str, Any]] = self._connection.get("/executors", algorithm_type=algorithm_type, tag=list(tags))
+        asked = {"algorithm_type": algorithm_type, "tag": list(tags)}
+        rows: list[dict[str, Any]] = self._connection.get("/executors", list[Executor], **asked)
         return rows
 
     def _id(self, text: str) -> str:
         """The whole id of the job that begins like this."""
-        try:
-            return str(self._connection.get(f"/jobs/{text}")["job"])
-        except SegserveError as refusal:
-            if not isinstance(refusal, NotFound):
-                raise
-            found = [
-                row["job"] for row in self._connection.get("/jobs", limit=_MOST_JOBS) if row["job"].startswith(text)
-            ]
-            if len(found) == 1:
-                return str(found[0])
-            if found:
-                raise NotFound(f"Several jobs begin with '{text}': {', '.join(found[:5])}.") from None
-            raise
+        hint = f"segserve ps -a --server {self._connection.url} lists yours."
+        if not _JOB.fullmatch(text):  # it becomes a part of a path
+            raise NotFound(f"'{text}' is no job.", hint=hint)
+        with suppress(NotFound):
+            return str(self._connection.get(f"/jobs/{text}", Facts)["job"])
+        rows = self._connection.get("/jobs", list[Row], limit=_MOST_JOBS)
+        found = [str(row["job"]) for row in rows if row["job"].startswith(text)]
+        if len(found) > 1:
+            raise NotFound(f"Several jobs begin with '{text}': {', '.join(found[:5])}.", hint="Write more of it.")
+        if not found:
+            raise NotFound(f"There is no job '{text}' of yours on {self._connection.url}.", hint=hint)
+        return found[0]

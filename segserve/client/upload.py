@@ -24,7 +24,7 @@ class Form:
     @property
     def headers(self) -> dict[str, str]:
         """Kind and length of the body."""
-        length = sum(len(head) + (path.stat().st_size if path else 0) + 2 for head, path in self._parts())
+        length = sum(len(head) + (_size(path) if path else 0) + 2 for head, path in self._parts())
         return {
             "Content-Type": f"multipart/form-data; boundary={self.boundary}",
             "Content-Length": str(length + len(self._end)),
@@ -65,6 +65,13 @@ class Form:
             yield f"--{self.boundary}\r\n{disposition}\r\n{kind}\r\n\r\n".encode("utf-8", "replace"), path
 
 
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise UnreadableImage(f"'{path}' cannot be read: {error.strerror}.", hint="Is it still there?") from None
+
+
 def _quoted(name: str) -> str:
     """As browsers write a name (https://html.spec.whatwg.org/#multipart-form-data)."""
     return name.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
@@ -76,4 +83,4 @@ def _read(path: Path) -> Iterator[bytes]:
             while chunk := stream.read(_CHUNK):
                 yield chunk
     except OSError as error:
-        raise UnreadableImage(f"'{path}' cannot be read: {error.strerror}.") from None
+        raise UnreadableImage(f"'{path}' cannot be read: {error.strerror}.", hint="Is it still there?") from None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -86,12 +87,22 @@ def publish(assembled: Path, wanted: Path, *, exact: bool) -> Path:
     Raises:
         UsageError: the place exists (`exact`) or cannot be written.
     """
+    with (
+        writing(wanted, f"The result is kept in {assembled}; choose another -o the next time."),
+        unfinished(wanted, exact=exact) as (beside, appear),
+    ):
+        shutil.copytree(assembled, beside, dirs_exist_ok=True)
+        return appear()
+
+
+@contextmanager
+def unfinished(wanted: Path, *, exact: bool) -> Iterator[tuple[Path, Callable[[], Path]]]:
+    """An empty folder beside `wanted`, and what gives it its name (see `publish`). Without that it goes at the end."""
     beside = wanted.parent / f".{wanted.name}.{os.getpid()}.partial"
     try:
-        with writing(wanted, f"The result is kept in {assembled}; choose another -o the next time."):
-            _make_parent(wanted, exact=exact)
-            shutil.copytree(assembled, beside)
-            return beside.rename(_claim(wanted, exact=exact))  # replaces the empty folder atomically
+        _make_parent(wanted, exact=exact)
+        beside.mkdir()
+        yield beside, lambda: beside.rename(_claim(wanted, exact=exact))  # replaces the empty folder atomically
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
