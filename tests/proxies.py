@@ -18,7 +18,8 @@ class Proxy(AbstractContextManager["Proxy"]):
 
     `down = True` closes every connection and takes no new one's request, as a network that is gone. The answers of the
     next `swallow` requests are lost on the way. Answers to what `cut` occurs in break off after so many bytes each.
-    `hold` stops what comes ("body") or goes ("answer") until it is "" again; `held` says that somebody waits there.
+    `hold` stops what comes ("body"), its answer ("answer") or a file of a result ("file") until it is "" again; `held`
+    says that somebody waits there.
     `target` may change. `ranges` are the parts of files that were asked for.
     """
 
@@ -89,8 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.proxy.swallow -= 1
             answer.read()
             return
-        if length or "/files/" in self.path:
-            self.proxy.wait("answer")
+        self.proxy.wait("file" if "/files/" in self.path else "answer" if length else "nothing")
         self._send(answer)
         upstream.close()
 

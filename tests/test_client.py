@@ -20,10 +20,11 @@ import pytest
 from segserve.client import events, upload
 from segserve.layout import Home
 from segserve.tokens import Scope, Tokens
-from tests.commands import SEGSERVE, Command, wait_for
+from tests.commands import SEGSERVE, Command
 from tests.executors import make_shell_executor
 from tests.proxies import Proxy
 from tests.services import Service
+from tests.waiting import wait_for
 
 pytest_plugins = ["tests.command_fixtures"]
 
@@ -222,13 +223,16 @@ def test_ctrl_c_before_the_server_has_answered(service: Service, proxy: Proxy, f
 def test_ctrl_c_while_it_runs_and_waits(segserve: Command, service: Service, proxy: Proxy, folder: Path) -> None:
     """Two run, so that a third one waits; all three are stopped, one of them by Ctrl-C."""
     line = ("run", "shell", folder / "images", *WORDS, "-P", "nap=300")
+
+    def waiting() -> list[dict[str, str]]:
+        return list(service.http.get("/jobs", params={"state": "queued"}).json())
+
     jobs = []
     for mark in ("mark=first", "mark=second"):
         done = segserve(*line, "-P", mark, "-d", "--json", "--server", service.url)
         jobs.append(done.document["job"])
     with typed(*line, "-P", "mark=third", "--server", proxy.url) as process:
-        waits = wait_for(lambda: service.http.get("/jobs", params={"state": "queued"}).json())
-        third = waits[0]["job"]
+        third = wait_for(lambda: {row["job"] for row in waiting()} - set(jobs)).pop()
         with typed("logs", "-f", third, "--server", service.url) as follows:
             assert follows.stderr is not None
             assert "waits in the queue" in follows.stderr.readline()
@@ -241,15 +245,14 @@ def test_ctrl_c_while_it_runs_and_waits(segserve: Command, service: Service, pro
 def test_ctrl_c_while_the_result_comes(
     segserve: Command, service: Service, proxy: Proxy, folder: Path, tmp_path: Path
 ) -> None:
-    line = ("run", "shell", folder / "images", *WORDS, "-P", "mark=coming", "-o", tmp_path / "out")
+    line = ("run", "shell", folder / "images", *WORDS, "-P", "mark=coming", "-o", tmp_path / "results" / "out")
+    proxy.hold = "file"
     with typed(*line, "--server", proxy.url) as process:
-        wait_for(lambda: "Fetching" in (process.stderr.readline() if process.stderr else ""))
-        proxy.hold = "answer"
+        assert proxy.held.wait(120)
     proxy.hold = ""
     job = service.http.get("/jobs").json()[0]["job"]
-    if not (tmp_path / "out").exists():  # else it was quicker than we
-        assert f"segserve fetch {job} --server {proxy.url}" in process.said[1]  # type: ignore[attr-defined]
-    assert [path.name for path in tmp_path.iterdir()] in ([], ["out"])  # nothing half done
+    assert f"segserve fetch {job} --server {proxy.url}" in process.said[1]  # type: ignore[attr-defined]
+    assert not list((tmp_path / "results").iterdir())  # nothing half done
     fetched = segserve("fetch", job[:-1], "-o", tmp_path / "later", "--server", service.url)
     assert fetched.code == 0, fetched.err
     assert (tmp_path / "later/report/index.html").exists()
@@ -359,7 +362,7 @@ class _Stranger(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_GET = do_POST = do_DELETE = _answer  # noqa: N815 - the names are http.server's
+    do_GET = do_POST = do_DELETE = _answer
 
     def log_message(self, *_: object) -> None:
         """Nothing."""

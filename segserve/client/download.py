@@ -18,7 +18,6 @@ from segserve.pipeline import Result
 from segserve.pipeline.publish import choose_folder, unfinished
 from segserve.refs import FULL_SHA, Pin
 
-_CHUNK = 1 << 18
 _PAUSE, _LONGEST_PAUSE = 0.25, 15.0
 
 
@@ -114,6 +113,5 @@ def _more(connection: Connection, path: str, target: Path) -> None:
     with connection.stream(path, headers) as answer, target.open("ab") as stream:
         if have and answer.status_code != httpx.codes.PARTIAL_CONTENT:
             stream.truncate(0)
-        for chunk in answer.iter_bytes(_CHUNK):
+        for chunk in answer.iter_bytes():  # as they come: those of a size of ours would be lost with the connection
             stream.write(chunk)
-            stream.flush()  # what has come stays when the rest does not
