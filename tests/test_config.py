@@ -73,7 +73,7 @@ def test_variables_win_over_the_file_and_flags_over_both(tmp_path: Path, monkeyp
     ("name", "value", "message"),
     [
         ("SEGSERVE_SERVRE__PORT", "1", r"SEGSERVE_SERVRE__PORT: there is no section \[servre\]"),
-        ("SEGSERVE_SERVER__PROT", "1", "^SEGSERVE_SERVER__PROT: Extra inputs"),
+        ("SEGSERVE_SERVER__PROT", "1", "^SEGSERVE_SERVER__PROT: there is no such key"),
         ("SEGSERVE_SERVER__PORT", "many", "^SEGSERVE_SERVER__PORT: Input should be a valid integer"),
         ("SEGSERVE_SERVER__HOSTS", "one,two", "SEGSERVE_"),
     ],
