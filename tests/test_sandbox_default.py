@@ -17,13 +17,17 @@ import pytest
 from segserve import api, refs
 from segserve.config import Settings
 from segserve.layout import Home
+from segserve.model import plan_from_json
 from segserve.pipeline import Bounds, Request, confinement, wire
 from segserve.server.access import Caller
 from segserve.server.desk import Desk, JobRequest
 from segserve.tokens import Scope, Tokens
 from tests.commands import Command
+from tests.pipelines import make_moody
 from tests.repositories import make_repository
 from tests.services import Service
+from tests.test_antenna_service import picture
+from tests.tls import FileServer
 from tests.uploads import png
 
 pytest_plugins = ["tests.command_fixtures"]
@@ -175,3 +179,39 @@ def test_doctor_says_who_is_shut_in(here: Path, segserve: Command, monkeypatch: 
         monkeypatch.setenv("SEGSERVE_SANDBOX__KIND", kind)
         checks = {row["name"]: row["message"] for row in segserve("doctor", "--json").document}
         assert words in checks["sandbox"]
+
+
+PIPELINE = """\
+[fetch]
+allow = ["127.0.0.1"]
+
+[executors]
+moody = "{folder}/moody"
+
+[[pipelines.find.stages]]
+executor = "moody"
+key = "finder"
+"""
+
+
+@pytest.mark.sandbox
+@pytest.mark.network  # numpy and OpenCV
+def test_the_stages_of_a_pipeline_are_shut_in_too(home: Home, tmp_path: Path) -> None:
+    """They stay for many requests, and answer over a socket."""
+    make_moody(tmp_path / "moody")
+    _, token = Tokens(home.tokens).add("anna")
+    settings = PIPELINE.format(folder=tmp_path)
+    with (
+        FileServer(lambda path, login: (200, {}, picture())) as images,
+        Service(home.path, tmp_path / "config", server=settings, sandbox="auto") as service,
+    ):
+        http = service.as_(token)
+        for number in (1, 2):
+            wanted = {"pipeline": "find", "source_images": [{"id": "1", "url": f"{images.url}/{number}"}]}
+            answer = http.post("/process", json=wanted)
+            while answer.status_code == 503:  # its environment is being built
+                answer = http.post("/process", json=wanted)
+            assert answer.status_code == 200, answer.text
+            assert len(answer.json()["detections"]) == 2
+    plans = [plan_from_json(path.read_text()) for path in home.jobs.glob("*/*/attempt.json")]
+    assert [plan.sandbox is not None for plan in plans] == [True]
