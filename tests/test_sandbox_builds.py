@@ -31,7 +31,7 @@ from tests import channel
 from tests.packages import BACKEND, PYPROJECT
 from tests.repositories import make_repository
 from tests.services import Service
-from tests.test_sandbox_default import log, submit
+from tests.spies import log, submit
 from tests.uploads import png
 
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
+import cv2
+import numpy as np
 import pytest
 
 from segserve import api, refs
@@ -26,7 +27,7 @@ from tests.commands import Command
 from tests.pipelines import make_moody
 from tests.repositories import make_repository
 from tests.services import Service
-from tests.test_antenna_service import picture
+from tests.spies import log, submit
 from tests.tls import FileServer
 from tests.uploads import png
 
@@ -73,17 +74,6 @@ def without_bwrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def settings(spy: Path) -> str:
     return f'[executors]\nspy = "{spy}"\n'
-
-
-def submit(http: httpx.Client, *, env: str = "local", **parameters: str) -> str:
-    form = {"executor": "spy", "env": env, "gpus": "0", "parameters": json.dumps(parameters)}
-    made = http.post("/jobs", data=form, files={"images": ("a.png", png(5))})
-    assert made.status_code == 202, made.text
-    return str(made.json()["job"])
-
-
-def log(service: Service, job: str, http: httpx.Client | None = None) -> str:
-    return (http or service.http).get(f"/jobs/{job}/log").text
 
 
 def test_a_guarded_server_without_bubblewrap_does_not_start(home: Home, spy: Path, without_bwrap: None) -> None:
@@ -201,8 +191,11 @@ def test_the_stages_of_a_pipeline_are_shut_in_too(home: Home, tmp_path: Path) ->
     make_moody(tmp_path / "moody")
     _, token = Tokens(home.tokens).add("anna")
     settings = PIPELINE.format(folder=tmp_path)
+    image = np.zeros((64, 64), np.uint8)
+    image[20:28, 10:18] = image[30:50, 30:50] = 200
+    squares = bytes(cv2.imencode(".png", image)[1].tobytes())
     with (
-        FileServer(lambda path, login: (200, {}, picture())) as images,
+        FileServer(lambda path, login: (200, {}, squares)) as images,
         Service(home.path, tmp_path / "config", server=settings, sandbox="auto") as service,
     ):
         http = service.as_(token)
