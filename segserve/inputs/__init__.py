@@ -10,6 +10,7 @@ Coordinates: x to the right, y down, pixel (0, 0) at the top left of the staged 
 
 from segserve.inputs.base import Series, Source
 from segserve.inputs.discover import inside
+from segserve.inputs.kinds import SUFFIXES
 from segserve.inputs.mapfile import digest, read_map, short_names
 from segserve.inputs.planning import InputPlan, describe, plan, structure
 from segserve.inputs.selection import Selection, channel_list
@@ -17,6 +18,7 @@ from segserve.inputs.single import decoded, foreign
 from segserve.inputs.staging import stage
 
 __all__ = [
+    "SUFFIXES",
     "InputPlan",
     "Selection",
     "Series",

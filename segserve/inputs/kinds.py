@@ -40,7 +40,7 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x70\0\0\0", "lif"),
 )
 _HEAD = 1024  # bytes; the chunks before the pixels of most PNGs are in them
-_SUFFIXES = {
+SUFFIXES = {  # what files of a kind are called, mostly
     **dict.fromkeys((".jpg", ".jpeg", ".jpe"), "jpeg"),
     **dict.fromkeys((".tif", ".tiff", ".btf", ".tf8", ".lsm", ".stk", ".svs", ".qptiff"), "tiff"),
     **dict.fromkeys((".h5", ".hdf5", ".hdf"), "hdf5"),
@@ -110,7 +110,7 @@ def _source(file: File, given: str, kind: str, modified_ns: int) -> Source:
 
 def misnamed(source: Source) -> bool:
     """Does the name promise another kind of file?"""
-    promised = _SUFFIXES.get(os.path.splitext(source.path)[1].lower())
+    promised = SUFFIXES.get(os.path.splitext(source.path)[1].lower())
     return promised is not None and promised != source.kind
 
 

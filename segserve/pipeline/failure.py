@@ -29,6 +29,7 @@ def end_badly(ctx: Context, hold: Hold, failure: SegserveError) -> JobState:
     """
     if isinstance(failure, StaleFence):
         raise failure
+    _in_words_of_the_client(failure, hold)
     record = ctx.journal.get(hold.job_id)
     if record.state.final or record.fence != hold.fence:
         return record.state
@@ -45,6 +46,23 @@ def end_badly(ctx: Context, hold: Hold, failure: SegserveError) -> JobState:
     forget_secrets(hold.attempt)
     ctx.journal.queue.put_back(hold.job_id, hold.fence, delay=delay, error=failure)
     return JobState.QUEUED
+
+
+_MOST_FINDINGS = 20
+
+
+def _in_words_of_the_client(failure: SegserveError, hold: Hold) -> None:
+    """Who has sent images knows them by their names, not by where they lie here; and wants to know of all of them."""
+    uploads = hold.folder.uploads
+    if not uploads.is_dir():
+        return
+    if len(failure.findings) > 1 and not failure.quote:
+        lines = [f"{one.place.path} {one.message}" for one in failure.findings[:_MOST_FINDINGS]]
+        more = len(failure.findings) - len(lines)
+        failure.quote = redact.text("\n".join([*lines, *([f"… and {more} more"] if more else [])]))
+    failure.message, failure.hint, failure.quote = (
+        text.replace(f"{uploads}/", "") for text in (failure.message, failure.hint, failure.quote)
+    )
 
 
 def back_off(tries: int, *, first: float, most: float) -> float:

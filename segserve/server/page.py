@@ -10,6 +10,7 @@ from importlib import resources
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
+from segserve import inputs
 from segserve.errors import NotFound
 
 # Scripts and styles are those of the package. What a repository or an image is called stays text (`web/dom.js`).
@@ -44,6 +45,7 @@ def router() -> APIRouter:
         if "text/html" not in request.headers.get("accept", ""):
             return RedirectResponse(f"{below}/docs", status_code=307)
         text = _files()[_INDEX].replace(b"{{root}}", escape(below).encode())
+        text = text.replace(b"{{suffixes}}", " ".join(inputs.SUFFIXES).encode())
         return Response(text, media_type="text/html", headers={**_HEADERS, "Vary": "Accept"})
 
     @routes.get("/page/{name}")

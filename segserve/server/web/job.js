@@ -4,12 +4,13 @@ import { connection, follow, get, url } from "./api.js";
 import { failure } from "./failure.js";
 import { look } from "./look.js";
 import { refresh, title } from "./jobs.js";
+import { EXTRA } from "./submit.js";
 
 const MOST_LINES = 500;
 const EXPORTS = { qupath: "QuPath", imagej: "ImageJ / Fiji", coco: "COCO", labels: "label images", cvat: "CVAT", "label-studio": "Label Studio", omero: "OMERO", napari: "napari" };
 
-/** The view of a job; ends with `signal`. */
-export function jobView(id, signal) {
+/** The view of a job; ends with `signal`. `again`: the form that it came from still has its images. */
+export function jobView(id, signal, again) {
   const head = h("div", { class: "row spread" }, h("h1", {}, id));
   const body = h("div", { class: "stack" });
   const progress = going(id);
@@ -30,7 +31,7 @@ export function jobView(id, signal) {
   };
   const renew = async () => {
     const facts = await get(`/jobs/${id}`, { signal });
-    heading(head, facts, renew);
+    heading(head, facts, renew, again);
     progress.state(facts);
     await pictures(facts);
     return facts;
@@ -39,7 +40,7 @@ export function jobView(id, signal) {
     const facts = await renew();
     refresh();
     if (facts.state === "succeeded") body.append(await taken(id, gallery !== null));
-    if (facts.error) body.prepend(failure({ message: facts.error, hint: facts.hint, quote: facts.quote }, facts.state === "cancelled" ? "Cancelled" : "The job has failed"));
+    if (facts.error) body.prepend(failure({ message: facts.error, hint: here(facts.hint), quote: facts.quote }, facts.state === "cancelled" ? "Cancelled" : "The job has failed"));
     body.append(details(facts));
   };
   const wrong = (error) => { if (!signal.aborted) body.replaceChildren(failure(error, "This job cannot be shown")); };
@@ -51,7 +52,7 @@ export function jobView(id, signal) {
   return view;
 }
 
-function heading(head, facts, renew) {
+function heading(head, facts, renew, again) {
   const open = !["succeeded", "failed", "cancelled"].includes(facts.state);
   const cancel = h("button", { type: "button", class: "small", onclick: async () => {
     cancel.disabled = true;
@@ -62,7 +63,14 @@ function heading(head, facts, renew) {
   document.title = `${facts.state} · ${title(facts)} · segserve`;
   head.replaceChildren(h("div", {}, h("h1", {}, title(facts)), h("span", { class: "soft tiny" }, `${facts.job} · ${moment(facts.created)}`)),
     h("div", { class: "row" }, h("span", { class: `state ${facts.state}`, role: "status" }, facts.state), open ? cancel : null,
+      again && !open ? h("a", { class: "button small", href: "#/" }, "Same images again …") : null,
       run ? h("a", { class: "button small", href: run, target: "_blank", rel: "noopener" }, "MLflow run ↗") : null));
+}
+
+/** A hint in the words of the page, where it names flags of the command line. */
+function here(hint) {
+  const named = EXTRA.filter(([name]) => new RegExp(`--${name}\\b`).test(hint || "")).map(([, label]) => `“${label}”`);
+  return named.length ? `${hint} (On this page: ${named.join(", ")}, below the parameters of a new job.)` : hint;
 }
 
 /** Phases, images done, the end of the log. */

@@ -6,6 +6,7 @@ import { account, login } from "./login.js";
 
 const main = document.getElementById("main");
 let leaving = new AbortController();
+let form = null; // stays as it is while somebody looks at jobs: the same images, with other parameters
 
 function route(event) {
   const found = location.hash.match(/^#\/jobs\/([\w-]{1,40})$/);
@@ -13,7 +14,9 @@ function route(event) {
   leaving.abort();
   leaving = new AbortController();
   document.title = "segserve";
-  main.replaceChildren(found ? jobView(found[1], leaving.signal) : newJob((job) => { location.hash = `#/jobs/${job}`; }));
+  if (!found) form ??= newJob((job) => { location.hash = `#/jobs/${job}`; });
+  main.replaceChildren(found ? jobView(found[1], leaving.signal, form?.job === found[1]) : form);
+  if (!found) form.renew();
   refresh();
   if (event) main.focus({ preventScroll: true });
   window.scrollTo(0, 0);
@@ -22,6 +25,7 @@ function route(event) {
 /** Whoever is unknown signs in first. */
 function signin() {
   leaving.abort();
+  form = null;
   rest();
   document.body.classList.add("outside");
   main.replaceChildren(login(begin));

@@ -1,12 +1,13 @@
 // A new job: images, executor, entry point, parameters.
-import { h, many, number, size } from "./dom.js";
+import { h, size } from "./dom.js";
 import { get, newKey, submit } from "./api.js";
 import { field } from "./widgets.js";
 import { failure } from "./failure.js";
+import { images } from "./files.js";
 
 const OTHER = " other";
-const natural = new Intl.Collator(undefined, { numeric: true });
-const EXTRA = [
+const SOON = 3000, LATER = 30000; // when it is asked again how far the environments are
+export const EXTRA = [
   ["channel", "Channel", "name or number, from 0; for images with several"],
   ["z", "Z planes", "max, mean, a number, or each"],
   ["frames", "Time points", "A:B, from 0"],
@@ -14,15 +15,23 @@ const EXTRA = [
   ["gpus", "GPUs", "a number, or auto"],
   ["timeout", "Time limit", "seconds"],
 ];
-const ENVIRONMENT = { ready: "its environment is ready", building: "its environment is being built", waiting: "its environment will be built soon", failed: "its environment could not be built" };
+const ENVIRONMENT = {
+  ready: "its environment is ready",
+  building: "its environment is being built",
+  waiting: "its environment will be built soon",
+  failed: "its environment could not be built",
+  "on demand": "its environment is built when it is first used, which takes some minutes",
+};
+const MEANWHILE = {
+  building: "Its environment is being built now, which may take some minutes. You can submit already: the job waits for it.",
+  waiting: "Its environment is built when those before it are ready. You can submit already: the job does not wait for the others.",
+};
 
 /** The form. `done(job)` is called when a job stands in the queue. */
 export function newJob(done) {
-  const chosen = { files: [], key: newKey(), fields: [], entry: null, about: null };
-  const list = h("ul", { class: "files", "aria-label": "Chosen images" });
-  const total = h("span", {}, "PNG, TIFF, JPEG, OME-TIFF, CZI, ND2, LIF …");
-  const input = h("input", { type: "file", multiple: true, id: "images", "aria-label": "Choose images" });
-  const drop = h("div", { class: "drop" }, h("strong", {}, "Drop images or folders here, or choose them"), h("span", { class: "soft tiny" }, total), input);
+  const chosen = { key: newKey(), fields: [], entry: null, about: null, rows: [] };
+  const changed = () => { chosen.key = newKey(); };
+  const given = images(changed);
   const executor = h("select", { id: "executor", required: true });
   const reference = h("input", { type: "text", id: "reference", spellcheck: "false", autocomplete: "off",
     placeholder: "https://github.com/group/executor@v1.0", "aria-describedby": "reference-hint" });
@@ -41,31 +50,12 @@ export function newJob(done) {
   const bar = h("progress", { max: 1, value: 0, hidden: true, "aria-label": "Upload" });
   const said = h("span", { class: "soft", role: "status" });
 
-  const changed = () => { chosen.key = newKey(); };
-  const renew = () => {
-    chosen.files.sort((a, b) => natural.compare(a.webkitRelativePath || a.name, b.webkitRelativePath || b.name));
-    list.replaceChildren(...chosen.files.slice(0, 200).map((file, index) => h("li", {}, h("span", {}, file.name), h("span", { class: "soft" }, size(file.size),
-      h("button", { type: "button", class: "link small", "aria-label": `Remove ${file.name}`, onclick: () => { chosen.files.splice(index, 1); changed(); renew(); } }, "✕")))));
-    if (chosen.files.length > 200) list.append(h("li", { class: "soft" }, `… and ${number(chosen.files.length - 200)} more`));
-    const bytes = chosen.files.reduce((sum, file) => sum + file.size, 0);
-    total.textContent = chosen.files.length ? `${many(chosen.files.length, "file")}, ${size(bytes)}` : "PNG, TIFF, JPEG, OME-TIFF, CZI, ND2, LIF …";
-  };
-  const add = (files) => { chosen.files.push(...files); changed(); renew(); };
-  input.addEventListener("change", () => { add(input.files); input.value = ""; });
-  for (const kind of ["dragover", "dragleave", "drop"]) {
-    drop.addEventListener(kind, async (event) => {
-      event.preventDefault();
-      drop.classList.toggle("over", kind === "dragover");
-      if (kind === "drop") add(await dropped(event.dataTransfer));
-    });
-  }
-
   const choose = (name) => {
     chosen.entry = chosen.about.entry_points.find((one) => one.name === name) || chosen.about.entry_points[0];
     chosen.fields = chosen.entry ? chosen.entry.parameters.filter((one) => one.adjustable).map(field) : [];
     parameters.replaceChildren(...chosen.fields.map((one) => one.element));
     if (chosen.entry && !chosen.fields.length) parameters.append(h("p", { class: "soft" }, "This entry point has no parameters to set."));
-    drop.closest(".panel").hidden = !chosen.entry?.takes_images;
+    given.element.hidden = Boolean(chosen.entry) && !chosen.entry.takes_images;
   };
   const look = async (ref) => {
     about.replaceChildren(h("p", { class: "soft" }, `Looking at ${ref} …`));
@@ -77,7 +67,7 @@ export function newJob(done) {
       const found = await get(`/executor?ref=${encodeURIComponent(ref)}`);
       if (chosen.turn !== turn) return;
       chosen.about = found;
-      about.replaceChildren(summary(found, chosen.rows?.find((row) => row.name === ref)));
+      tell();
       const usable = found.entry_points.filter((one) => !one.problems.length);
       entry.replaceChildren(...usable.map((one) => h("option", { value: one.name }, one.description ? `${one.name}: ${one.description}` : one.name)));
       entries.hidden = usable.length < 2;
@@ -88,6 +78,8 @@ export function newJob(done) {
       if (chosen.turn === turn) about.replaceChildren(failure(error, "This executor cannot be used"));
     }
   };
+  const row = () => chosen.rows.find((one) => one.name === current());
+  const tell = () => { if (chosen.about) about.replaceChildren(summary(chosen.about, row())); };
   const current = () => executor.value === OTHER ? reference.value.trim() : executor.value;
   executor.addEventListener("change", () => {
     other.hidden = executor.value !== OTHER;
@@ -103,16 +95,22 @@ export function newJob(done) {
     event.preventDefault();
     problem.replaceChildren();
     const missing = !current() ? "Choose an executor first." : !chosen.entry ? "The executor has to be found first."
-      : chosen.entry.takes_images && !chosen.files.length ? "Choose images first." : "";
-    if (missing) { problem.replaceChildren(h("p", { class: "panel failure" }, missing)); return; }
+      : chosen.entry.takes_images && !given.files().length ? "Choose images first." : "";
+    if (missing) {
+      problem.replaceChildren(h("p", { class: "panel failure" }, missing));
+      (!current() ? executor : !chosen.entry ? reference : given).focus();
+      return;
+    }
     if (!chosen.fields.every((one) => one.valid())) return;
     send.disabled = true;
     bar.hidden = false;
     try {
-      const accepted = await submit(body(chosen, current(), form), chosen.key, (sent, all) => {
+      const accepted = await submit(body(chosen, current(), form, given.files()), chosen.key, (sent, all) => {
         bar.value = sent / all;
         said.textContent = sent < all ? `${size(sent)} of ${size(all)}` : "Sent. The server writes it down …";
       });
+      changed(); // the same again is another job
+      form.job = accepted.job;
       done(accepted.job);
     } catch (error) {
       problem.replaceChildren(failure(error, "The job was not taken"));
@@ -126,17 +124,38 @@ export function newJob(done) {
     h("h1", {}, "New job"),
     h("section", { class: "panel", "aria-label": "What runs" }, h("div", { class: "stack" },
       h("div", { class: "fields" }, h("div", { class: "field broad" }, h("label", { for: "executor" }, "Executor"), executor), other, entries), about)),
-    h("section", { class: "panel", "aria-label": "Input" }, drop, list),
+    given.element,
     h("section", { class: "panel", "aria-label": "Settings" }, h("div", { class: "stack" }, h("h2", {}, "Parameters"), parameters,
       h("details", {}, h("summary", {}, "Which planes, and where it runs"), h("div", { class: "fields" }, extra)))),
     problem, h("div", { class: "row" }, send, said), bar);
 
-  get("/executors").then((rows) => {
+  const listed = (rows) => {
+    const before = JSON.stringify(row()?.environment);
+    const same = chosen.rows.length === rows.length && rows.every((one, index) => one.name === chosen.rows[index].name);
     chosen.rows = rows;
-    executor.replaceChildren(h("option", { value: "" }, "choose …"),
-      ...rows.map((row) => h("option", { value: row.name }, named(row))),
-      h("option", { value: OTHER }, "another repository …"));
-  }).catch((error) => about.replaceChildren(failure(error, "The executors cannot be listed")));
+    if (same) { // only what they are called: whoever chooses just now is left alone
+      for (const one of rows) [...executor.options].find((option) => option.value === one.name).textContent = named(one);
+    } else {
+      const { value } = executor;
+      executor.replaceChildren(h("option", { value: "" }, "choose …"), ...rows.map((one) => h("option", { value: one.name }, named(one))),
+        h("option", { value: OTHER }, "another repository …"));
+      executor.value = [...executor.options].some((option) => option.value === value) ? value : "";
+    }
+    if (!current()) about.replaceChildren(); // what could not be listed before
+    else if (JSON.stringify(row()?.environment) !== before) tell();
+  };
+  let timer = 0;
+  /** Ask how far the environments are, and again while somebody sees this. */
+  form.renew = async () => {
+    clearTimeout(timer);
+    try {
+      listed(await get("/executors"));
+    } catch (error) {
+      if (!chosen.rows.length) about.replaceChildren(failure(error, "The executors cannot be listed"));
+    }
+    const soon = !chosen.rows.length || chosen.rows.some((one) => one.environment?.state in MEANWHILE);
+    timer = setTimeout(() => { if (form.isConnected) form.renew(); }, soon ? SOON : LATER);
+  };
   return form;
 }
 
@@ -159,10 +178,11 @@ function summary(about, row) {
   return h("div", { class: "about" }, h("strong", {}, about.title || about.name), h("p", {}, about.description),
     h("p", { class: "soft tiny" }, facts),
     about.citation || doi ? h("p", { class: "soft tiny" }, "Cite: ", about.citation, doi ? h("a", { href: doi, rel: "noreferrer" }, ` ${doi}`) : null) : null,
-    environment?.state === "failed" ? failure({ message: environment.message, hint: environment.hint, quote: environment.quote }, "The environment could not be built") : null);
+    environment?.state in MEANWHILE ? h("p", { class: "note" }, MEANWHILE[environment.state]) : null,
+    environment?.state === "failed" ? failure({ ...environment, hint: [environment.hint, "A new job tries to build it again."].filter(Boolean).join(" ") }, "The environment could not be built") : null);
 }
 
-function body(chosen, ref, form) {
+function body(chosen, ref, form, files) {
   const data = new FormData();
   data.append("executor", ref);
   if (chosen.entry.name !== "main") data.append("entry", chosen.entry.name);
@@ -172,25 +192,6 @@ function body(chosen, ref, form) {
     const { value } = form.querySelector(`#x-${name}`);
     if (value.trim()) data.append(name, value.trim());
   }
-  if (chosen.entry.takes_images) for (const file of chosen.files) data.append("images", file, file.name);
+  if (chosen.entry.takes_images) for (const file of files) data.append("images", file, file.name);
   return data;
-}
-
-/** All files of what was dropped, also those in folders. */
-async function dropped(transfer) {
-  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
-  if (!entries.length) return [...transfer.files];
-  return (await Promise.all(entries.map(within))).flat();
-}
-
-async function within(entry) {
-  if (entry.isFile) return [await new Promise((resolve, reject) => { entry.file(resolve, reject); })];
-  const reader = entry.createReader();
-  const found = [];
-  for (;;) { // it hands out a hundred at a time
-    const some = await new Promise((resolve, reject) => { reader.readEntries(resolve, reject); });
-    if (!some.length) break;
-    found.push(...some.filter((one) => !one.name.startsWith(".")));
-  }
-  return (await Promise.all(found.map(within))).flat();
 }
