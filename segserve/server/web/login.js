@@ -7,7 +7,7 @@ import { failure } from "./failure.js";
 export function login(done) {
   const token = h("input", { type: "password", id: "token", autocomplete: "current-password", required: true });
   const problem = h("div", { "aria-live": "assertive" });
-  return h("form", { class: "panel stack login", onsubmit: async (event) => {
+  return h("form", { class: "panel stack login", "aria-label": "Sign in", onsubmit: async (event) => {
     event.preventDefault();
     try {
       await send("/login", { token: token.value.trim() });

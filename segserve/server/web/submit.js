@@ -91,7 +91,7 @@ export function newJob(done) {
   reference.addEventListener("keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); look(current()); } });
   entry.addEventListener("change", () => { changed(); choose(entry.value); });
 
-  const form = h("form", { class: "stack", novalidate: true, oninput: changed, onsubmit: async (event) => {
+  const form = h("form", { class: "stack", "aria-label": "New job", novalidate: true, oninput: changed, onsubmit: async (event) => {
     event.preventDefault();
     problem.replaceChildren();
     const missing = !current() ? "Choose an executor first." : !chosen.entry ? "The executor has to be found first."
