@@ -85,6 +85,7 @@ class Limits:
         limit = self._group.hit()
         if limit == "memory":
             self._hit = self._memory_sentence
+            self.most_memory = max(self.most_memory, self.memory_bytes)  # it had all of it
         elif limit == "pids":
             self._hit = f"It started more than the {self._plan.processes} processes and threads that it may."
         elif self._output.exceeded:
