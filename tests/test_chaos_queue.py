@@ -50,6 +50,7 @@ WEIGHTS = {
     "tracking": 1,
     "disk": 1,
 }
+LONGEST_PAUSE = 10.0  # seconds
 AGAIN = {429, 500, 502, 503, 507}  # what a client answers by asking again
 
 
@@ -125,6 +126,20 @@ class Monkey:
         self.done: collections.Counter[str] = collections.Counter()
         self.most_alive = 0
         self.doubles: list[str] = []
+        self._moved = 0
+
+    def pause(self) -> None:
+        """A random time, and until some job has got further: on a busy machine nobody would, and only the same young
+        processes would be hit again and again.
+        """
+        time.sleep(self.random.uniform(0.3, 2.5))
+        deadline = time.monotonic() + LONGEST_PAUSE
+        while self._moves() == self._moved and time.monotonic() < deadline:
+            time.sleep(0.1)
+        self._moved = self._moves()
+
+    def _moves(self) -> int:
+        return sum(passage.times for passage in self.queue.ctx.journal.queue.passages())
 
     def act(self) -> None:
         """One of the bad things, to somebody who lives now; nothing if there is nobody."""
@@ -215,7 +230,7 @@ def test_every_accepted_job_ends_whatever_is_killed(disk: Path, monkeypatch: pyt
             while len(queue.ctx.journal.open_jobs()) < SLOTS - 1:
                 nap, user = round(monkey.random.uniform(0, 3), 1), monkey.random.choice("abc")
                 jobs.append(queue.submit(nap=nap, user=user, mark=f"direct-{len(jobs)}"))
-            time.sleep(monkey.random.uniform(0.3, 2.5))
+            monkey.pause()
             monkey.look()
             monkey.act()
         seconds = time.monotonic() - began
