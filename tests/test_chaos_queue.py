@@ -66,7 +66,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 class Client(threading.Thread):
     """Submits over HTTP while the queue has room, half with paths and half with uploads. Each request has a key and is
-    sent until it is answered, whatever has become of the service.
+    sent until it is answered, whatever has become of the service. While there is no room it sends earlier ones again.
     """
 
     def __init__(self, queue: ServiceAtWork, seed: int) -> None:
@@ -75,12 +75,16 @@ class Client(threading.Thread):
         self.jobs: dict[str, str] = {}  # key → job
         self.answers: collections.Counter[int | str] = collections.Counter()
         self.wrong: list[str] = []
+        self.sending = threading.Event()  # a request is on its way
+        self._bodies: dict[str, dict[str, Any]] = {}  # key → what was sent
         self._over = threading.Event()
 
     def run(self) -> None:
         with httpx.Client(base_url=self.queue.url, timeout=60) as http:
-            while not self._over.wait(0.1):
-                if len(self.queue.ctx.journal.open_jobs()) < SLOTS + 2:
+            while not self._over.wait(0.2):
+                if self.jobs and len(self.queue.ctx.journal.open_jobs()) >= SLOTS + 2:
+                    self._submit(http, self.random.choice(list(self.jobs)))
+                else:
                     self._submit(http, f"key-{len(self.jobs)}")
 
     def close(self) -> None:
@@ -90,23 +94,25 @@ class Client(threading.Thread):
         assert not self.is_alive()
 
     def _submit(self, http: httpx.Client, key: str) -> None:
-        body = self._body(key, upload=self.random.random() < 0.5)
-        while True:
-            try:
-                answer = http.post("/jobs", headers={"Idempotency-Key": key}, **body)
-            except httpx.TransportError as error:
-                self.answers[type(error).__name__] += 1
-                time.sleep(0.2)
-                continue
-            self.answers[answer.status_code] += 1
-            if answer.status_code == 202:
-                self.jobs[key] = answer.json()["job"]
-                return
-            if answer.status_code not in AGAIN:
-                self.wrong.append(f"{answer.status_code} {answer.text}")
-                self._over.set()
-                return
+        body = self._bodies.setdefault(key, self._body(key, upload=self.random.random() < 0.5))
+        while (answer := self._send(http, key, body)) is None or answer.status_code in AGAIN:
             time.sleep(0.2)
+        job = answer.json().get("job", "")
+        if answer.status_code != 202 or self.jobs.setdefault(key, job) != job:
+            self.wrong.append(f"{key} {answer.status_code} {answer.text}")
+            self._over.set()
+
+    def _send(self, http: httpx.Client, key: str, body: dict[str, Any]) -> httpx.Response | None:
+        self.sending.set()
+        try:
+            answer = http.post("/jobs", headers={"Idempotency-Key": key}, **body)
+        except httpx.TransportError as error:
+            self.answers[type(error).__name__] += 1
+            return None
+        finally:
+            self.sending.clear()
+        self.answers[answer.status_code] += 1
+        return answer
 
     def _body(self, key: str, *, upload: bool) -> dict[str, Any]:
         parameters = {"nap": round(self.random.uniform(0, 3), 1), "mark": key}
@@ -121,8 +127,8 @@ class Client(threading.Thread):
 class Monkey:
     """Does one bad thing at a time to a queue at work, and looks at what lives meanwhile."""
 
-    def __init__(self, queue: ServiceAtWork, seed: int) -> None:
-        self.queue, self.random = queue, random.Random(seed)
+    def __init__(self, queue: ServiceAtWork, client: Client, seed: int) -> None:
+        self.queue, self.client, self.random = queue, client, random.Random(seed)
         self.done: collections.Counter[str] = collections.Counter()
         self.most_alive = 0
         self.doubles: list[str] = []
@@ -165,6 +171,8 @@ class Monkey:
     def _service(self) -> bool:
         if not self.queue.listens():
             return False
+        self.client.sending.wait(5)
+        time.sleep(self.random.uniform(0, 0.05))
         self.queue.kill()
         self.queue.start()
         return True
@@ -219,7 +227,8 @@ def test_every_accepted_job_ends_whatever_is_killed(disk: Path, monkeypatch: pyt
     print(f"seed {SEED}")
     monkeypatch.setenv("SEGSERVE_HOME", str(disk / "home"))
     queue = ServiceAtWork(Home(disk / "home").ensure(), disk / "work", tries=TRIES, lease_s=5.0, slots=SLOTS)
-    monkey, client = Monkey(queue, SEED), Client(queue, SEED + 1)
+    client = Client(queue, SEED + 1)
+    monkey = Monkey(queue, client, SEED)
     queue.start()
     jobs = [queue.submit()]
     try:
@@ -246,7 +255,7 @@ def test_every_accepted_job_ends_whatever_is_killed(disk: Path, monkeypatch: pyt
 
 def _one_job_for_each_request(queue: ServiceAtWork, client: Client, direct: list[str]) -> None:
     """However often it was sent. What a killed service had taken in by half has left no job."""
-    print(f"{len(client.jobs)} requests over HTTP, answers: {dict(client.answers)}")
+    print(f"{len(client.jobs)} jobs over HTTP, answers: {dict(client.answers)}")
     assert client.wrong == []
     everything = [record.job_id for record in queue.ctx.journal.jobs(limit=100_000)]
     assert sorted(everything) == sorted([*direct, *client.jobs.values()])
