@@ -273,7 +273,12 @@ class Home:
 
     def reusable(self, key: str) -> Path:
         """Which job has the result for a request (`pipeline.reuse`)."""
-        return self.path / "reuse" / f"{key}.json"
+        return self.reuse / f"{key}.json"
+
+    @property
+    def reuse(self) -> Path:
+        """Which jobs have results that may be had again, by request."""
+        return self.path / "reuse"
 
     def environment(self, key: str) -> EnvironmentDir:
         """The directory of an environment."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from segserve.layout import Home
-from segserve.pipeline import retention
+from segserve.pipeline import retention, reuse
 from segserve.store import locked
 from tests.commands import Command
 from tests.queues import QueueAtWork
@@ -57,10 +57,13 @@ def test_by_age_by_size_and_orphans(work: QueueAtWork, home: Home, segserve: Com
     limit = (sizes[jobs[1]] + sizes[jobs[2]] + 10) / 2**30
     assert [job for job, _ in collected(max_gb=limit)] == [jobs[0]]  # the oldest, and no more than needed
     os.utime(orphan, (now - 2 * DAY, now - 2 * DAY))
+    for key, job in (("gone", jobs[0]), ("kept", jobs[1]), ("elsewhere", "260101-000000-bbbbb")):
+        reuse.remember(home, key, job)
     done = segserve("gc", "--max-gb", limit, "--json")
     assert done.code == 0
     assert [one["job"] for one in done.document["removed"]] == [orphan.name, jobs[0]]
     assert not orphan.exists()
+    assert [file.stem for file in home.reuse.iterdir()] == ["kept"]  # nothing speaks of results that have gone
     assert not home.job(jobs[0]).path.exists()
     assert (home.job(jobs[1]).result / "output.json").exists()
     assert list(home.temporary.iterdir()) == []

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segserve.errors import NoSlot, NotFound
+from segserve.pipeline import reuse
 from segserve.pipeline.context import Context
 from segserve.store import locked
 
@@ -56,6 +57,8 @@ def collect(
         if why and (dry_run or _remove(ctx, one)):
             total -= 0 if one.orphan else one.size
             removed.append(Removed(one.job_id, one.size, why))
+    if not dry_run:
+        reuse.forget_removed(ctx)
     return removed
 
 

@@ -13,6 +13,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -66,14 +67,21 @@ def _lasts(entry: EntryPoint, name: str, value: str) -> bool:
 def find(ctx: Context, name: str) -> JobRecord | None:
     """The job whose result is still there for this key."""
     file = ctx.home.reusable(name)
-    try:
-        record = ctx.journal.get(json.loads(file.read_text(encoding="utf-8"))["job"])
-    except (FileNotFoundError, NotFound):
-        return None
-    if record.state is JobState.SUCCEEDED and (Path(record.result) / NAME).is_file():
-        return record
-    file.unlink(missing_ok=True)  # its result was removed meanwhile
+    with suppress(NotFound):
+        try:
+            record = ctx.journal.get(json.loads(file.read_text(encoding="utf-8"))["job"])
+        except FileNotFoundError:
+            return None
+        if record.state is JobState.SUCCEEDED and (Path(record.result) / NAME).is_file():
+            return record
+    file.unlink(missing_ok=True)  # its result was removed meanwhile, or the job is of another journal
     return None
+
+
+def forget_removed(ctx: Context) -> None:
+    """Take away what speaks of results that have gone; `find` would do it when somebody asks again."""
+    for file in ctx.home.reuse.glob("*.json"):
+        find(ctx, file.stem)
 
 
 def take_over(ctx: Context, hold: Hold, known: JobRecord, tracker: Tracker, run_id: str) -> Outcome:
