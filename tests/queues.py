@@ -85,7 +85,7 @@ class QueueAtWork:
 
     def wait(self, *jobs: str, until: Callable[[JobRecord], bool] = lambda record: record.state.final) -> None:
         """Wait until all of them are so far; what the workers have said is shown when they do not get there."""
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 180
         while not all(until(self.get(job)) for job in jobs):
             if time.monotonic() > deadline:
                 states = {job: self.get(job) for job in jobs}
