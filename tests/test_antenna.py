@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import runpy
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import cv2
 import numpy as np
 import pytest
 
+from segserve.cli.serve import serve_command
 from tests.antenna_client import AntennaClient
 from tests.services import Service
 from tests.tls import Answer, FileServer
@@ -32,6 +36,7 @@ allow = ["127.0.0.1"]
 name = "Test bench"
 
 """ + DOCUMENT.partition("```toml\n")[2].partition("```")[0]
+CONSOLE = [block.partition("```")[0] for block in DOCUMENT.split("```console\n")[1:]]
 BUILD = next(line for line in DOCUMENT.splitlines() if line.startswith("$ segserve pipelines --build"))
 DISCS = [(24, 30), (70, 24), (100, 90)]
 BARS = [(30, 80), (64, 60)]
@@ -150,3 +155,60 @@ def test_ten_images_one_of_them_broken(antenna: AntennaClient, images: str) -> N
     (error,) = found["errors"]
     assert error.startswith("image broken: ")
     assert not [one for one in found["detections"] if one["source_image_id"] == "broken"]
+
+
+def test_the_documented_calls(service: Service, antenna: AntennaClient, images: str) -> None:
+    """Every `curl` of docs/antenna.md, as it stands there but for the two addresses."""
+    commands = [
+        command
+        for block in CONSOLE
+        for command in block.replace("\\\n", " ").splitlines()
+        if command.startswith("$ curl ")
+    ]
+    ready, processed = (_shell(command.removeprefix("$ "), service.url, images) for command in commands)
+    assert "shapes" in ready["status"]
+    assert processed["errors"] is None
+    assert len(boxes(processed, "1")) == len(DISCS) + len(BARS)
+    (start,) = (line for block in CONSOLE for line in block.splitlines() if line.startswith("$ segserve serve"))
+    parsed = serve_command.make_context("serve", start.split()[3:])
+    assert parsed.params["port"] == 2000
+
+
+def _shell(command: str, service: str, images: str) -> dict[str, Any]:
+    for written, here in (("http://127.0.0.1:2000", service), ("https://example.org", images)):
+        command = command.replace(written, here)
+    done = subprocess.run(["bash", "-c", command], check=True, capture_output=True, text=True, timeout=300)
+    return dict(json.loads(done.stdout))
+
+
+# What the page leaves to its reader.
+GIVEN = """\
+import numpy as np
+
+def find(image):
+    rows, columns = np.nonzero(image > 100)
+    yield columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+
+def load():
+    return lambda crops: [(float(crop.mean()), 1 - float(crop.mean())) for crop in crops]
+
+def normalised(crop):
+    return crop / 255
+
+"""
+
+
+def test_the_documented_pipeline_in_python(tmp_path: Path) -> None:
+    source = GIVEN + DOCUMENT.partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "pipeline.py").write_text(source)
+    words = [sys.executable, "pipeline.py", "--manifest"]
+    manifest = subprocess.run(words, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    (said,) = tomllib.loads(manifest)["pipelines"]
+    assert (said["slug"], [one["key"] for one in said["algorithms"]]) == ("shapes-in-python", ["blobs", "kinds"])
+    names = runpy.run_path(str(tmp_path / "pipeline.py"))
+    image = np.zeros((9, 12), np.uint8)
+    image[2:5, 3:10] = 255
+    (found,) = names["Shapes"]().run([image])
+    (detection,) = found.detections
+    assert detection.box[:4] == (3, 2, 10, 5)
+    assert list(detection.classifications[0].scores) == [1.0, 0.0]
