@@ -208,6 +208,21 @@ def test_a_job_that_ends_while_nobody_hears_it(page: Page, service: Service, fol
     expect(page.get_by_role("region", name="Cancelled")).to_be_visible()
 
 
+def test_an_end_that_cannot_be_asked_about_at_first(page: Page, service: Service, folder: Path) -> None:
+    choose(page, "given")
+    page.locator('[data-name="name"] input').fill("slow")
+    page.locator("#images").set_input_files(folder / "drop" / "a.png")
+    page.get_by_role("button", name="Segment").click()
+    expect(page.locator(".log")).to_contain_text("second 1")
+    job = page.url.rpartition("/")[2]
+    page.route(f"**/jobs/{job}", lambda route: route.abort())
+    service.http.delete(f"/jobs/{job}")
+    expect(page.locator("#connection")).to_contain_text("connection to the server is lost")
+    page.unroute_all()
+    expect(page.get_by_role("region", name="Cancelled")).to_be_visible()
+    expect(page.locator("#connection")).to_be_hidden()
+
+
 def test_a_server_that_starts_again(page: Page, service: Service, folder: Path) -> None:
     choose(page, "given")
     page.locator('[data-name="name"] input').fill("slow")

@@ -62,6 +62,23 @@ const pause = (seconds, signal) => new Promise((resolve) => {
   signal.addEventListener("abort", () => { clearTimeout(timer); resolve(); }, { once: true });
 });
 
+const UNREACHABLE = [0, 502, 503, 504]; // nobody there, or a proxy that says so
+
+/** What `ask` gives, as soon as the server can be reached. `connected(true | false)`. */
+export async function patiently(ask, connected, signal) {
+  for (let wait = 0.5; ; wait = Math.min(wait * 1.6, 10)) {
+    try {
+      const found = await ask();
+      connected(true);
+      return found;
+    } catch (error) {
+      if (signal.aborted || !UNREACHABLE.includes(error.status)) throw error;
+      connected(false);
+      await pause(wait, signal);
+    }
+  }
+}
+
 /**
  * Follow the events of a job until it has ended. Each is told once, also across lost connections.
  * `tell(kind, data)`; `connected(true | false)`.

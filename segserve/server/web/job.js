@@ -1,6 +1,6 @@
 // One job: how it goes, then its result, or why there is none.
 import { address, h, many, moment } from "./dom.js";
-import { connection, follow, get, url } from "./api.js";
+import { connection, follow, get, patiently, url } from "./api.js";
 import { failure } from "./failure.js";
 import { look } from "./look.js";
 import { refresh, title } from "./jobs.js";
@@ -36,18 +36,20 @@ export function jobView(id, signal, again) {
     await pictures(facts);
     return facts;
   };
+  const connected = (fine) => connection(id, fine);
+  const surely = () => patiently(renew, connected, signal);
   const end = async () => {
-    const facts = await renew();
+    const facts = await surely();
     refresh();
     if (facts.state === "succeeded") body.append(await taken(id, gallery !== null));
     if (facts.error) body.prepend(failure({ message: facts.error, hint: here(facts.hint), quote: facts.quote }, facts.state === "cancelled" ? "Cancelled" : "The job has failed"));
     body.append(details(facts));
   };
   const wrong = (error) => { if (!signal.aborted) body.replaceChildren(failure(error, "This job cannot be shown")); };
-  renew().then(() => follow(id, (kind, data) => {
+  surely().then(() => follow(id, (kind, data) => {
     progress.tell(kind, data);
     if (kind === "state" && !signal.aborted) renew().catch(() => {});
-  }, (fine) => connection(id, fine), signal)).then(() => signal.aborted || end()).catch(wrong);
+  }, connected, signal)).then(() => signal.aborted || end()).catch(wrong);
   signal.addEventListener("abort", () => connection(id, true));
   return view;
 }
