@@ -223,6 +223,18 @@ def test_an_end_that_cannot_be_asked_about_at_first(page: Page, service: Service
     expect(page.locator("#connection")).to_be_hidden()
 
 
+def test_an_image_that_cannot_be_had_at_first(page: Page, folder: Path) -> None:
+    page.route("**/images/0?*", lambda route: route.abort())
+    choose(page, "given")
+    page.locator("#images").set_input_files(folder / "drop" / "a.png")
+    page.get_by_role("button", name="Segment").click()
+    expect(page.locator("main .state.succeeded")).to_be_visible()
+    expect(page.get_by_role("region", name="This image cannot be shown")).to_be_visible()
+    page.unroute_all()
+    expect(page.get_by_role("status", name="Objects shown")).to_have_text("2")
+    expect(page.get_by_role("region", name="This image cannot be shown")).to_have_count(0)
+
+
 def test_a_server_that_starts_again(page: Page, service: Service, folder: Path) -> None:
     choose(page, "given")
     page.locator('[data-name="name"] input').fill("slow")

@@ -27,7 +27,7 @@ export async function get(path, options = {}) {
     answer = await fetch(url(path), { ...options, headers: { Accept: "application/json", ...options.headers } });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem({ message: "The server cannot be reached.", hint: "Is it still running? This page tries again by itself." });
+    throw new Problem({ message: "The server cannot be reached.", hint: "Is it still running? Jobs, images and lists come back by themselves; what you have just done, do again." });
   }
   if (!answer.ok) throw told(problemOf(answer.status, await answer.text()), path);
   return answer.status === 204 ? null : answer.json();
@@ -62,7 +62,8 @@ const pause = (seconds, signal) => new Promise((resolve) => {
   signal.addEventListener("abort", () => { clearTimeout(timer); resolve(); }, { once: true });
 });
 
-const UNREACHABLE = [0, 502, 503, 504]; // nobody there, or a proxy that says so
+/** Whether nobody was there, or a proxy says so. */
+export const unreachable = (error) => [0, 502, 503, 504].includes(error.status);
 
 /** What `ask` gives, as soon as the server can be reached. `connected(true | false)`. */
 export async function patiently(ask, connected, signal) {
@@ -72,7 +73,7 @@ export async function patiently(ask, connected, signal) {
       connected(true);
       return found;
     } catch (error) {
-      if (signal.aborted || !UNREACHABLE.includes(error.status)) throw error;
+      if (signal.aborted || !unreachable(error)) throw error;
       connected(false);
       await pause(wait, signal);
     }

@@ -1,7 +1,10 @@
 // The result: image by image, with filters by score and label, and counts.
 import { h, number } from "./dom.js";
+import { unreachable } from "./api.js";
 import { failure } from "./failure.js";
 import { Viewer, colour } from "./viewer.js";
+
+const AGAIN = 3000;
 
 /** The panel for the images of a job; `facts` says whether there are polygons yet. */
 export function look(job, rows, facts) {
@@ -66,6 +69,7 @@ export function look(job, rows, facts) {
       count.textContent = "–";
       of.textContent = "";
       problem.replaceChildren(failure(error, "This image cannot be shown"));
+      if (unreachable(error)) setTimeout(() => { if (panel.isConnected && current === index) show(index); }, AGAIN);
     }
   };
   list.addEventListener("change", () => show(Number(list.value)));
