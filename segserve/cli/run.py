@@ -121,7 +121,7 @@ def run_command(
     elif isinstance(done, api.Started):
         render.echo(remote.started_text(server, done.job_id) if server else _started_text(done))
     else:
-        render.echo(_result_text(done))
+        render.echo(_result_text(done, elsewhere=bool(server)))
     if open_report and isinstance(done, api.Result):
         _open(done)
     return 0
@@ -143,7 +143,7 @@ def _started_text(started: api.Started) -> str:
     )
 
 
-def _result_text(result: api.Result) -> str:
+def _result_text(result: api.Result, *, elsewhere: bool) -> str:
     lines = []
     report = result.folder / "report" / "index.html"
     if result.images:
@@ -155,7 +155,9 @@ def _result_text(result: api.Result) -> str:
         found = _number(len(result.findings), "remark")
         lines.append(f"{found} on the polygons: {result.folder / 'validation.json'}")
     lines += [f"Result  {result.folder}", f"MLflow  {result.run_url}"]
-    lines.append(f"Next    open {report}  ·  segserve ui" if report.exists() else "Next    segserve ui")
+    ways = [f"open {report}"] if report.exists() else []
+    ways += [] if elsewhere else ["segserve ui"]  # that shows the runs of this machine
+    lines += [f"Next    {'  ·  '.join(ways)}"] if ways else []
     return "\n".join(lines)
 
 
